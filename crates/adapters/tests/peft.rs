@@ -1,0 +1,231 @@
+//! PEFT's adapter folder: what is exported comes back bit for bit and is recognised again, and a folder that
+//! cannot be taken over exactly is refused with the reason. That PEFT itself agrees is checked by
+//! `scripts/peft_roundtrip.py` and, with the folder that it saved, by the tests of crates/model.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use common::{METHODS, bits, config, custom, layout, random_bank, sharing, sites};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use sharelora_adapters::{AdapterConfig, Bank, PeftInfo, Scaling, Site, export_peft, import_peft};
+use tempfile::TempDir;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+fn info() -> PeftInfo {
+    PeftInfo {
+        task_type: "CAUSAL_LM".into(),
+        base_model_name_or_path: "base".into(),
+        fan_in_fan_out: false,
+    }
+}
+
+fn model_sites() -> Vec<Site> {
+    sites(3, &[("q_proj", 8, 8), ("k_proj", 8, 4), ("v_proj", 8, 4)])
+}
+
+fn config_qv() -> AdapterConfig {
+    AdapterConfig {
+        targets: vec!["q_proj".into(), "v_proj".into()],
+        dropout: 0.1,
+        ..config(2)
+    }
+}
+
+fn exported(method: &str, config: &AdapterConfig) -> (TempDir, Bank) {
+    let bank = random_bank(&layout(&model_sites(), &sharing(method), config), 4);
+    let folder = tempfile::tempdir().unwrap();
+    export_peft(&bank, &info(), folder.path()).unwrap();
+    (folder, bank)
+}
+
+fn import(folder: &Path) -> Result<Bank, String> {
+    import_peft(folder, &model_sites(), &Device::flex()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn every_method_is_exported_and_recognised_again() {
+    for method in METHODS {
+        for config in [
+            config_qv(),
+            AdapterConfig { scaling: Scaling::Rslora, alpha: 2.5, ..config_qv() },
+        ] {
+            let (folder, bank) = exported(method, &config);
+            let back = import(folder.path()).unwrap();
+            assert_eq!(back.layout(), bank.layout(), "{method}");
+            assert_eq!(bits(&back.values()), bits(&bank.values()), "{method}");
+        }
+    }
+}
+
+/// A sharing that has no name of its own comes back as LoRA, with the same values at every site.
+#[test]
+fn groups_come_back_as_lora() {
+    let groups = custom(json!({"groups": 2}), json!("per_layer"));
+    let bank = random_bank(&layout(&model_sites(), &groups, &config_qv()), 4);
+    let folder = tempfile::tempdir().unwrap();
+    export_peft(&bank, &info(), folder.path()).unwrap();
+    let back = import(folder.path()).unwrap();
+    assert_eq!(back.layout().sharing, sharing("lora"));
+    for site in 0..bank.layout().sites.len() {
+        assert_eq!(common::values(back.site(site).0), common::values(bank.site(site).0));
+        assert_eq!(common::values(back.site(site).1), common::values(bank.site(site).1));
+    }
+}
+
+/// The keys and fields that PEFT reads: one matrix a layer under its own path, though it is shared.
+#[test]
+fn the_folder_is_what_peft_expects() {
+    let (folder, _) = exported("share_ab", &config_qv());
+    let bytes = std::fs::read(folder.path().join(WEIGHTS)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names: Vec<_> = file.names().into_iter().map(String::from).collect();
+    names.sort();
+    let mut expected = Vec::new();
+    for layer in 0..3 {
+        for projection in ["q_proj", "v_proj"] {
+            for letter in ["A", "B"] {
+                let path = format!("base_model.model.model.layers.{layer}.self_attn.{projection}");
+                expected.push(format!("{path}.lora_{letter}.weight"));
+            }
+        }
+    }
+    assert_eq!(names, expected);
+    assert_eq!(file.tensor(&expected[0]).unwrap().shape(), [2, 8]);
+    assert_eq!(file.tensor(&expected[3]).unwrap().shape(), [4, 2]);
+
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join(CONFIG)).unwrap()).unwrap();
+    for (key, value) in [
+        ("peft_type", json!("LORA")),
+        ("task_type", json!("CAUSAL_LM")),
+        ("base_model_name_or_path", json!("base")),
+        ("r", json!(2)),
+        ("lora_alpha", json!(4)),
+        ("lora_dropout", json!(0.1)),
+        ("target_modules", json!(["q_proj", "v_proj"])),
+        ("bias", json!("none")),
+        ("fan_in_fan_out", json!(false)),
+        ("use_rslora", json!(false)),
+    ] {
+        assert_eq!(json[key], value, "{key}");
+    }
+}
+
+/// A folder with one field changed has to be refused with these words.
+#[track_caller]
+fn refused(folder: &Path, file: &str, part: &str) {
+    let message = import(folder).err().unwrap();
+    for part in [file, part] {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+#[test]
+fn options_that_change_the_sum_are_refused() {
+    for (key, value, part) in [
+        ("peft_type", json!("IA3"), "\"IA3\""),
+        ("peft_type", Value::Null, "`peft_type`"),
+        ("use_dora", json!(true), "`use_dora`"),
+        ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
+        ("alpha_pattern", json!({"q_proj": 4}), "`alpha_pattern`"),
+        ("modules_to_save", json!(["lm_head"]), "`modules_to_save`"),
+        ("alora_invocation_tokens", json!([1, 2]), "`alora_invocation_tokens`"),
+        ("init_lora_weights", json!("pissa_niter_4"), "pissa_niter_4"),
+        ("r", json!("two"), "`r`"),
+        ("r", json!(0), "`rank`"),
+        ("lora_alpha", Value::Null, "`lora_alpha`"),
+        ("lora_dropout", json!(1.5), "`dropout`"),
+    ] {
+        let (folder, _) = exported("lora", &config_qv());
+        let path = folder.path().join(CONFIG);
+        let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        json[key] = value;
+        std::fs::write(&path, json.to_string()).unwrap();
+        refused(folder.path(), CONFIG, part);
+    }
+    // Initial values that leave the base alone are only history.
+    let (folder, _) = exported("lora", &config_qv());
+    let path = folder.path().join(CONFIG);
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    json["init_lora_weights"] = json!("gaussian");
+    std::fs::write(&path, json.to_string()).unwrap();
+    import(folder.path()).unwrap();
+}
+
+/// Rewrites the exported tensors under the names that `rename` gives; `None` leaves one out.
+fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
+    let (folder, _) = exported("lora", &config_qv());
+    let path: PathBuf = folder.path().join(WEIGHTS);
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors: Vec<_> = file.tensors().into_iter().filter_map(|(n, t)| Some((rename(&n)?, t))).collect();
+    std::fs::write(&path, safetensors::serialize(tensors, None::<HashMap<_, _>>).unwrap()).unwrap();
+    folder
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_model_are_named() {
+    let same = renamed(|n| Some(n.into()));
+    import(same.path()).unwrap();
+    let stray = renamed(|n| Some(n.replace("layers.2", "layers.3")));
+    refused(stray.path(), WEIGHTS, "layers.3.self_attn");
+    let missing = renamed(|n| (!n.ends_with("layers.1.self_attn.q_proj.lora_B.weight")).then(|| n.into()));
+    refused(missing.path(), WEIGHTS, "layers.1.self_attn.q_proj.lora_B.weight` is missing");
+
+    // A model whose k and v are wider.
+    let (folder, _) = exported("lora", &config_qv());
+    let wide = sites(3, &[("q_proj", 8, 8), ("k_proj", 8, 8), ("v_proj", 8, 8)]);
+    let message = import_peft(folder.path(), &wide, &Device::flex()).err().unwrap().to_string();
+    for part in ["layers.0.self_attn.v_proj.lora_B", "[4, 2]", "[8, 2]"] {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+#[test]
+fn absent_and_broken_files_are_named() {
+    let empty = tempfile::tempdir().unwrap();
+    refused(empty.path(), CONFIG, "No such file");
+    let (folder, _) = exported("lora", &config_qv());
+    let bytes = std::fs::read(folder.path().join(WEIGHTS)).unwrap();
+    for n in [0, 7, 100, bytes.len() - 1] {
+        std::fs::write(folder.path().join(WEIGHTS), &bytes[..n]).unwrap();
+        refused(folder.path(), WEIGHTS, "");
+    }
+    std::fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
+    refused(folder.path(), WEIGHTS, "No such file");
+    std::fs::write(folder.path().join(CONFIG), "{").unwrap();
+    refused(folder.path(), CONFIG, "EOF");
+}
+
+/// The folder that PEFT itself saved (`scripts/peft_roundtrip.py fixture`), with all its other fields.
+#[test]
+fn a_folder_that_peft_saved_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/peft_lora");
+    let mut sites = sites(
+        2,
+        &[
+            ("q_proj", 16, 16),
+            ("k_proj", 16, 8),
+            ("v_proj", 16, 8),
+            ("o_proj", 16, 16),
+            ("gate_proj", 16, 24),
+            ("up_proj", 16, 24),
+            ("down_proj", 24, 16),
+        ],
+    );
+    for site in &mut sites {
+        if ["gate_proj", "up_proj", "down_proj"].contains(&site.projection.as_str()) {
+            site.path = site.path.replace("self_attn", "mlp");
+        }
+    }
+    let bank = import_peft(&folder, &sites, &Device::flex()).unwrap();
+    let layout = bank.layout();
+    assert_eq!(layout.sites, sites);
+    assert_eq!(layout.sharing, sharing("lora"));
+    assert_eq!((layout.config.rank, layout.config.alpha, layout.config.dropout), (3, 12.0, 0.1));
+}

@@ -1,0 +1,161 @@
+//! Batched generation, greedy or sampled, with a key-value cache.
+
+use burn::tensor::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::llama::{Adapter, Llama};
+use crate::loss::read;
+use crate::{Cache, Input};
+
+/// How the next token is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    pub temperature: f64,
+    /// The smallest set of tokens whose probability reaches this (nucleus sampling, arXiv 1904.09751).
+    pub top_p: f64,
+    pub seed: u64,
+}
+
+/// What ends a generation, and how tokens are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    pub max_new_tokens: usize,
+    /// Tokens that end a row; they are not part of the answer.
+    pub eos: Vec<u32>,
+    /// Fills rows on the left.
+    pub pad: u32,
+    /// `None`: greedy.
+    pub sampling: Option<Sampling>,
+}
+
+/// Continues every prompt; returns the new tokens of each, without the one that ended it.
+///
+/// `stop(row, tokens)` is asked after each token and ends a row by returning true (that token is kept);
+/// `progress(steps)` is told after each step. Finished rows leave the batch once they are a quarter of it.
+/// An empty prompt has nothing to continue: its answer is empty.
+/// The answers of a row do not depend on which other rows are in the batch, up to rounding.
+pub fn generate(
+    model: &Llama,
+    adapter: Option<Adapter<'_>>,
+    prompts: &[&[u32]],
+    options: &GenerateOptions,
+    mut stop: impl FnMut(usize, &[u32]) -> bool,
+    mut progress: impl FnMut(usize),
+) -> Vec<Vec<u32>> {
+    let mut answers: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+    if prompts.iter().all(|p| p.is_empty()) || options.max_new_tokens == 0 {
+        return answers;
+    }
+    let first = Input::left_padded(prompts, options.pad);
+    let mut cache = Cache::new(
+        model.config.num_hidden_layers,
+        first.length + options.max_new_tokens,
+    );
+    cache.left_padding = first.left_padding.clone();
+    // The row of `prompts` that each row of the batch is.
+    let mut rows: Vec<usize> = (0..prompts.len()).collect();
+    let mut done: Vec<bool> = prompts.iter().map(|p| p.is_empty()).collect();
+    let mut streams: Vec<ChaCha8Rng> = (0..prompts.len())
+        .map(|row| {
+            let mut rng = ChaCha8Rng::seed_from_u64(options.sampling.map_or(0, |s| s.seed));
+            rng.set_stream(row as u64);
+            rng
+        })
+        .collect();
+
+    let mut input = first;
+    for step in 0..options.max_new_tokens {
+        let length = input.length;
+        let hidden = model.hidden(&input, adapter, Some(&mut cache)); // (B T, C)
+        let channels = hidden.dims()[1];
+        let last = hidden
+            .reshape([rows.len(), length, channels])
+            .narrow(1, length - 1, 1)
+            .reshape([rows.len(), channels]);
+        let logits = model.logits(last).without_autodiff(); // (B, V)
+        let next = match options.sampling {
+            None => greedy(logits),
+            Some(sampling) => {
+                let width = logits.dims()[1];
+                let values = read(logits);
+                rows.iter()
+                    .zip(values.chunks(width))
+                    .map(|(&row, logits)| sample(logits, sampling, &mut streams[row]))
+                    .collect()
+            }
+        };
+        for (&row, &token) in rows.iter().zip(&next) {
+            if done[row] {
+                continue;
+            }
+            if options.eos.contains(&token) {
+                done[row] = true;
+            } else {
+                answers[row].push(token);
+                done[row] = stop(row, &answers[row]);
+            }
+        }
+        progress(step + 1);
+        let alive: Vec<usize> = (0..rows.len()).filter(|&i| !done[rows[i]]).collect();
+        if alive.is_empty() {
+            break;
+        }
+        let mut ids = next;
+        if 4 * alive.len() <= 3 * rows.len() {
+            cache.select(&alive, model.device());
+            ids = alive.iter().map(|&i| ids[i]).collect();
+            rows = alive.iter().map(|&i| rows[i]).collect();
+        }
+        input = Input {
+            ids,
+            batch: rows.len(),
+            length: 1,
+            left_padding: cache.left_padding.clone(),
+        };
+    }
+    answers
+}
+
+fn greedy(logits: Tensor<2>) -> Vec<u32> {
+    let width = logits.dims()[1];
+    read(logits)
+        .chunks(width)
+        .map(|row| {
+            // The first of equal maxima, as PyTorch's argmax.
+            let best = row
+                .iter()
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |best, (i, &v)| {
+                    if v > best.1 { (i, v) } else { best }
+                });
+            best.0 as u32
+        })
+        .collect()
+}
+
+fn sample(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> u32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let temperature = sampling.temperature.max(1e-6);
+    let mut weights: Vec<(u32, f64)> = logits
+        .iter()
+        .enumerate()
+        .map(|(i, &l)| (i as u32, (f64::from(l - largest) / temperature).exp()))
+        .collect();
+    let total: f64 = weights.iter().map(|w| w.1).sum();
+    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut kept = 0.0;
+    let mut n = 0;
+    while n < weights.len() && (n == 0 || kept < sampling.top_p * total) {
+        kept += weights[n].1;
+        n += 1;
+    }
+    let mut point = rng.random::<f64>() * kept;
+    for &(token, weight) in &weights[..n] {
+        point -= weight;
+        if point <= 0.0 {
+            return token;
+        }
+    }
+    weights[n - 1].0
+}

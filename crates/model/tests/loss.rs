@@ -1,0 +1,161 @@
+//! The cross-entropy that never shows the vocabulary to autodiff equals the one that does, and both equal the
+//! formula in double precision.
+
+mod common;
+
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use common::{distance, random, tensor, values};
+use proptest::prelude::*;
+use sharelora_model::cross_entropy;
+
+struct Case {
+    hidden: Vec<f32>,
+    head: Vec<f32>,
+    targets: Vec<u32>,
+    n: usize,
+    c: usize,
+    v: usize,
+}
+
+impl Case {
+    fn new(n: usize, c: usize, v: usize, seed: u64) -> Self {
+        let targets = random(n, seed + 2).iter().map(|x| ((x + 1.0) / 2.0 * v as f32) as u32).collect();
+        Case {
+            hidden: random(n * c, seed),
+            head: random(v * c, seed + 1).iter().map(|x| 2.0 * x).collect(),
+            targets,
+            n,
+            c,
+            v,
+        }
+    }
+
+    fn hidden(&self) -> Tensor<2> {
+        tensor(self.hidden.clone(), [self.n, self.c]).autodiff().require_grad()
+    }
+
+    fn head(&self) -> Tensor<2> {
+        tensor(self.head.clone(), [self.v, self.c])
+    }
+
+    /// The sum, and its gradients with respect to `hidden` and `head`: `(softmax(h W^T) - onehot) W` and
+    /// `(softmax(h W^T) - onehot)^T h`.
+    fn reference(&self) -> (f64, Vec<f32>, Vec<f32>) {
+        let (c, v) = (self.c, self.v);
+        let at = |list: &[f32], i: usize, j: usize| f64::from(list[i * c + j]);
+        let mut sum = 0.0;
+        let mut to_hidden = vec![0f64; self.n * c];
+        let mut to_head = vec![0f64; v * c];
+        for (i, &target) in self.targets.iter().enumerate() {
+            let logits: Vec<f64> = (0..v)
+                .map(|k| (0..c).map(|j| at(&self.hidden, i, j) * at(&self.head, k, j)).sum())
+                .collect();
+            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = logits.iter().map(|l| (l - largest).exp()).sum();
+            sum += total.ln() + largest - logits[target as usize];
+            for (k, logit) in logits.iter().enumerate() {
+                let d = (logit - largest).exp() / total - f64::from(k == target as usize);
+                for j in 0..c {
+                    to_hidden[i * c + j] += d * at(&self.head, k, j);
+                    to_head[k * c + j] += d * at(&self.hidden, i, j);
+                }
+            }
+        }
+        let single = |list: Vec<f64>| list.into_iter().map(|x| x as f32).collect();
+        (sum, single(to_hidden), single(to_head))
+    }
+
+    /// The sum and the gradient through the operations that a framework composes it from.
+    fn composed(&self) -> (f64, Vec<f32>) {
+        let hidden = self.hidden();
+        let logits = hidden.clone().matmul(self.head().transpose());
+        let ids: Vec<i64> = self.targets.iter().map(|&t| i64::from(t)).collect();
+        let index = Tensor::<2, Int>::from_data(TensorData::new(ids, [self.n, 1]), &hidden.device().inner());
+        let loss = activation::log_softmax(logits, 1).gather(1, index).neg().sum();
+        let sum = f64::from(values(&loss)[0]);
+        let grads = loss.backward();
+        (sum, values(&hidden.grad(&grads).unwrap()))
+    }
+}
+
+fn times(list: &[f32], factor: f64) -> Vec<f32> {
+    list.iter().map(|v| (f64::from(*v) * factor) as f32).collect()
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-5 * a.abs().max(1.0)
+}
+
+fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
+    let (sum, to_hidden, to_head) = case.reference();
+    let (composed_sum, composed) = case.composed();
+
+    // A frozen head.
+    let hidden = case.hidden();
+    let loss = cross_entropy(&hidden, &case.head(), &case.targets, Some(weight));
+    prop_assert_eq!(loss.count, case.n);
+    prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
+    prop_assert!(close(loss.sum, composed_sum), "{} {}", loss.sum, composed_sum);
+    let grads = loss.surrogate.unwrap().backward();
+    let found = values(&hidden.grad(&grads).unwrap());
+    prop_assert!(distance(&times(&composed, weight), &found) < 1e-5);
+    prop_assert!(distance(&times(&to_hidden, weight), &found) < 1e-5);
+
+    // A head that is trained too, on the same values.
+    let (hidden, head) = (case.hidden(), case.head().autodiff().require_grad());
+    let loss = cross_entropy(&hidden, &head, &case.targets, Some(weight));
+    prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
+    let grads = loss.surrogate.unwrap().backward();
+    prop_assert!(distance(&times(&to_hidden, weight), &values(&hidden.grad(&grads).unwrap())) < 1e-5);
+    prop_assert!(distance(&times(&to_head, weight), &values(&head.grad(&grads).unwrap())) < 1e-5);
+
+    // Evaluation.
+    for head in [case.head(), head] {
+        let loss = cross_entropy(&case.hidden(), &head, &case.targets, None);
+        prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
+        prop_assert!(loss.surrogate.is_none());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn value_and_gradient_are_the_composed_ones(
+        n in 1usize..300,
+        c in 1usize..20,
+        v in 1usize..40,
+        weight in 0.001f64..3.0,
+        seed in 0u64..1000,
+    ) {
+        check(&Case::new(n, c, v, seed), weight)?;
+    }
+}
+
+/// 128 rows are computed at a time: counts at the boundary, and beyond two chunks.
+#[test]
+fn chunks_do_not_show() {
+    for n in [127, 128, 129, 256, 300] {
+        check(&Case::new(n, 7, 30, n as u64), 0.5).unwrap();
+    }
+}
+
+/// Logits of some thousands overflow an exponential that does not subtract the largest.
+#[test]
+fn large_logits_stay_finite() {
+    let mut case = Case::new(140, 8, 20, 3);
+    case.hidden.iter_mut().for_each(|h| *h *= 1000.0);
+    check(&case, 1.0).unwrap();
+}
+
+#[test]
+fn no_labels_are_no_loss() {
+    let case = Case::new(0, 4, 5, 1);
+    let hidden = tensor(Vec::new(), [0, 4]);
+    for weight in [None, Some(1.0)] {
+        let loss = cross_entropy(&hidden, &case.head(), &[], weight);
+        assert_eq!((loss.sum, loss.count), (0.0, 0));
+        assert!(loss.surrogate.is_none());
+    }
+}

@@ -1,0 +1,459 @@
+//! The main table of an experiment: one row a method (and a value of every other axis that varies).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::number::{fixed, mebibytes, percent, thousands};
+use crate::record::{Record, Run, Status, natural};
+use crate::statistics::{self, Estimate, differs};
+use crate::style;
+use crate::table::{Cell, Column, Table};
+
+/// The runs of one setting over its seeds.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The method's name in records.
+    pub method: String,
+    /// Values of the axes in [`Comparison::axes`]; `-` where a record lacks one.
+    pub axes: Vec<String>,
+    /// The name for readers, with the axes: `ShareA, rank 8`.
+    pub label: String,
+    /// Trained parameters.
+    pub trainable_parameters: u64,
+    /// Held-out loss after training, finished runs only.
+    pub held_out_loss: Option<Estimate>,
+    /// Mean held-out loss before training.
+    pub held_out_loss_before: Option<f64>,
+    /// Headline metrics, finished runs only.
+    pub metrics: BTreeMap<String, Estimate>,
+    /// Mean training speed, tokens a second.
+    pub tokens_per_second: Option<f64>,
+    /// Largest peak of memory in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// Number of runs by how they ended: finished, diverged, failed.
+    pub ended: [usize; 3],
+}
+
+/// What the intervals say about one column.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// The row that is better than the second best by more than their interval.
+    pub best: Option<usize>,
+    /// Pairs of rows, better first, whose difference is larger than its interval.
+    pub pairs: Vec<(usize, usize)>,
+    /// Whether every pair could be judged; without an interval none can.
+    pub judged: bool,
+    /// Number of rows with a value.
+    pub rows: usize,
+}
+
+/// An experiment's results, row by row, and the table made of them.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// Axes, beside the method and the seed, on which the runs differ.
+    pub axes: Vec<String>,
+    /// Rows in the order of methods, then of axes.
+    pub rows: Vec<Row>,
+    /// Headline metrics: the keys of the form `task/metric`.
+    pub metrics: Vec<String>,
+    /// Metrics that are shown in percent: all values lie in 0..=1.
+    pub percent: BTreeSet<String>,
+    /// The table.
+    pub table: Table,
+}
+
+/// The heading of the losses, also their name in sentences.
+const LOSS: &str = "Held-out loss";
+
+/// Axes on which `records` differ, but for those that name the method or the seed.
+pub fn varying_axes<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Vec<String> {
+    let keys: BTreeSet<&String> = records.clone().flat_map(|r| r.axes.keys()).collect();
+    let varies = |key: &str| {
+        let values: BTreeSet<_> = records.clone().map(|r| r.axes.get(key)).collect();
+        values.len() > 1
+    };
+    let names_method = |key: &str| {
+        last(key) == "method"
+            || records
+                .clone()
+                .all(|r| r.axes.get(key).is_none_or(|value| *value == r.method))
+    };
+    keys.into_iter()
+        .filter(|key| varies(key) && last(key) != "seed" && !names_method(key))
+        .cloned()
+        .collect()
+}
+
+/// The last part of a dotted key, which is what readers call it.
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+/// A record's values of `axes`.
+pub fn axis_values(record: &Record, axes: &[String]) -> Vec<String> {
+    axes.iter()
+        .map(|key| record.axes.get(key).cloned().unwrap_or_else(|| "-".into()))
+        .collect()
+}
+
+/// A setting's name for readers: `ShareA, rank 8`.
+pub fn label(method: &str, axes: &[String], values: &[String]) -> String {
+    let mut label = style::method_name(method).to_owned();
+    for (key, value) in axes.iter().zip(values).filter(|(_, value)| *value != "-") {
+        label += &format!(", {} {value}", last(key));
+    }
+    label
+}
+
+/// Whether less is better, by the metric's name.
+pub fn lower_is_better(metric: &str) -> bool {
+    let name = metric.rsplit('/').next().unwrap_or(metric);
+    ["loss", "perplexity", "error"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+/// Judges a column: `estimates` by row, `None` where a row has no value.
+pub fn judge(estimates: &[Option<&Estimate>], lower_is_better: bool) -> Verdict {
+    let mut ranked: Vec<(usize, &Estimate)> = estimates
+        .iter()
+        .enumerate()
+        .filter_map(|(row, estimate)| Some((row, (*estimate)?)))
+        .collect();
+    ranked.sort_by(|(_, a), (_, b)| {
+        let order = a.mean.total_cmp(&b.mean);
+        if lower_is_better {
+            order
+        } else {
+            order.reverse()
+        }
+    });
+    let mut verdict = Verdict {
+        judged: true,
+        rows: ranked.len(),
+        ..Verdict::default()
+    };
+    for (place, &(better, a)) in ranked.iter().enumerate() {
+        for &(worse, b) in ranked.iter().skip(place + 1) {
+            match differs(a, b) {
+                Some(true) => verdict.pairs.push((better, worse)),
+                Some(false) => {}
+                None => verdict.judged = false,
+            }
+        }
+    }
+    if let [(first, _), (second, _), ..] = ranked[..]
+        && verdict.pairs.contains(&(first, second))
+    {
+        verdict.best = Some(first);
+    }
+    verdict
+}
+
+/// Compares the runs of an experiment.
+pub fn compare(title: &str, runs: &[Run]) -> Comparison {
+    let axes = varying_axes(runs.iter().map(|run| &run.record));
+    let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
+    for run in runs {
+        let record = &run.record;
+        let values = axis_values(record, &axes);
+        let places: Vec<_> = values.iter().map(|value| natural(value)).collect();
+        let key = (style::method_order(&record.method), places);
+        groups.entry(key).or_default().push(record);
+    }
+    let finished = || {
+        runs.iter()
+            .map(|run| &run.record)
+            .filter(|record| record.status == Status::Finished)
+    };
+    let metrics: BTreeSet<String> = finished()
+        .flat_map(|record| &record.metrics)
+        .filter(|(key, metric)| key.matches('/').count() == 1 && metric.value.is_finite())
+        .map(|(key, _)| key.clone())
+        .collect();
+    let metrics: Vec<String> = metrics.into_iter().collect();
+    let percent = metrics
+        .iter()
+        .filter(|key| {
+            finished()
+                .filter_map(|record| record.metrics.get(*key))
+                .all(|metric| !metric.value.is_finite() || (0.0..=1.0).contains(&metric.value))
+        })
+        .cloned()
+        .collect();
+    let rows = groups
+        .values()
+        .filter_map(|records| row(records, &axes, &metrics))
+        .collect();
+    let mut comparison = Comparison {
+        axes,
+        rows,
+        metrics,
+        percent,
+        table: Table::default(),
+    };
+    comparison.table = comparison.main_table(title, runs);
+    comparison
+}
+
+fn row(records: &[&Record], axes: &[String], metrics: &[String]) -> Option<Row> {
+    let first = records.first()?;
+    let finished: Vec<&&Record> = records
+        .iter()
+        .filter(|record| record.status == Status::Finished)
+        .collect();
+    let finite = |value: fn(&Record) -> Option<f64>| -> Vec<f64> {
+        finished
+            .iter()
+            .filter_map(|record| value(record))
+            .filter(|value| value.is_finite())
+            .collect()
+    };
+    let scores = metrics.iter().filter_map(|key| {
+        let values: Vec<_> = finished
+            .iter()
+            .filter_map(|record| record.metrics.get(key))
+            .filter(|metric| metric.value.is_finite())
+            .map(|metric| (metric.value, metric.stderr, metric.n))
+            .collect();
+        Some((key.clone(), statistics::metric(&values)?))
+    });
+    let values = axis_values(first, axes);
+    let ended = [Status::Finished, Status::Diverged, Status::Failed]
+        .map(|status| records.iter().filter(|r| r.status == status).count());
+    Some(Row {
+        label: label(&first.method, axes, &values),
+        method: first.method.clone(),
+        axes: values,
+        trainable_parameters: first.trainable_parameters,
+        held_out_loss: statistics::loss(&finite(|record| record.held_out_loss)),
+        held_out_loss_before: statistics::mean(&finite(|record| record.held_out_loss_before)),
+        metrics: scores.collect(),
+        tokens_per_second: statistics::mean(&finite(|record| record.tokens_per_second)),
+        peak_memory_bytes: finished.iter().map(|record| record.peak_memory_bytes).max(),
+        ended,
+    })
+}
+
+impl Comparison {
+    /// What the intervals say about the held-out loss.
+    pub fn judge_loss(&self) -> Verdict {
+        let losses: Vec<_> = self.rows.iter().map(|r| r.held_out_loss.as_ref()).collect();
+        judge(&losses, true)
+    }
+
+    /// What the intervals say about a headline metric.
+    pub fn judge_metric(&self, metric: &str) -> Verdict {
+        let scores: Vec<_> = self.rows.iter().map(|r| r.metrics.get(metric)).collect();
+        judge(&scores, lower_is_better(metric))
+    }
+
+    /// Whether training made a difference but no trained setting differs from another.
+    pub fn only_over_untrained(&self, verdict: &Verdict) -> bool {
+        let trained = |row: &usize| {
+            let row = self.rows.get(*row);
+            row.is_some_and(|row| row.trainable_parameters > 0)
+        };
+        let among_trained = |(better, worse): &(usize, usize)| trained(better) && trained(worse);
+        self.rows
+            .iter()
+            .filter(|row| row.trainable_parameters > 0)
+            .count()
+            > 1
+            && !verdict.pairs.is_empty()
+            && !verdict.pairs.iter().any(among_trained)
+    }
+
+    /// A metric's value as readers see it, without a unit: in percent, or as it is.
+    pub fn show(&self, metric: &str, value: f64) -> String {
+        if self.percent.contains(metric) {
+            percent(value)
+        } else {
+            fixed(value, 3)
+        }
+    }
+
+    /// Trained parameters against those of LoRA with the same other axes.
+    fn share_of_lora(&self, row: &Row) -> Option<f64> {
+        let lora = self
+            .rows
+            .iter()
+            .find(|other| other.method == "lora" && other.axes == row.axes)?;
+        (lora.trainable_parameters > 0 && row.trainable_parameters > 0)
+            .then(|| row.trainable_parameters as f64 / lora.trainable_parameters as f64)
+    }
+
+    /// The number of examples, when every row has the same.
+    fn common_n(&self, metric: &str) -> Option<u64> {
+        let mut sizes = self.rows.iter().filter_map(|row| row.metrics.get(metric));
+        let n = sizes.next()?.n;
+        sizes.all(|estimate| estimate.n == n).then_some(n)
+    }
+
+    fn main_table(&self, title: &str, runs: &[Run]) -> Table {
+        let mut columns = vec![Column::left("Method")];
+        columns.extend(self.axes.iter().map(|key| Column::right(last(key))));
+        columns.push(Column::right("Trainable parameters"));
+        columns.push(Column::right("of LoRA (%)"));
+        columns.push(Column::right(LOSS));
+        for metric in &self.metrics {
+            let mut unit = Vec::new();
+            if self.percent.contains(metric) {
+                unit.push("%".to_owned());
+            }
+            if let Some(n) = self.common_n(metric) {
+                unit.push(format!("n = {}", thousands(n)));
+            }
+            columns.push(Column::right(if unit.is_empty() {
+                metric.clone()
+            } else {
+                format!("{metric} ({})", unit.join(", "))
+            }));
+        }
+        columns.push(Column::right("Tokens/s"));
+        columns.push(Column::right("Peak memory (MiB)"));
+        columns.push(Column::left("Runs"));
+
+        let mut rows: Vec<Vec<Cell>> = self.rows.iter().map(|row| self.cells(row)).collect();
+        let mut embolden = |column: usize, best: Option<usize>| {
+            let row = best.and_then(|best| rows.get_mut(best));
+            if let Some(cell) = row.and_then(|row| row.get_mut(column)) {
+                cell.bold = true;
+            }
+        };
+        let loss_column = 3 + self.axes.len();
+        let loss = self.judge_loss();
+        embolden(loss_column, loss.best);
+        let mut notes = Vec::new();
+        if loss.rows > 1 && !loss.judged {
+            notes.push(format!(
+                "{LOSS}: a setting with one seed has no interval, so differences cannot be told from the seed's noise."
+            ));
+        } else if loss.rows > 1 && loss.pairs.is_empty() {
+            notes.push(format!(
+                "{LOSS}: no difference is larger than its interval."
+            ));
+        }
+        for (index, metric) in self.metrics.iter().enumerate() {
+            let verdict = self.judge_metric(metric);
+            embolden(loss_column + 1 + index, verdict.best);
+            if verdict.rows < 2 || !verdict.judged {
+                continue;
+            }
+            if verdict.pairs.is_empty() {
+                notes.push(format!(
+                    "{metric}: no difference is larger than its interval."
+                ));
+            } else if self.only_over_untrained(&verdict) {
+                notes.push(format!(
+                    "{metric}: among the trained methods no difference is larger than its interval."
+                ));
+            }
+        }
+        if rows.iter().flatten().any(|cell| cell.bold) {
+            notes.push(
+                "Bold: better than the second best by more than the 95 % interval of the difference."
+                    .into(),
+            );
+        }
+        if self
+            .rows
+            .iter()
+            .any(|row| row.metrics.values().any(|e| e.spread.is_some()))
+        {
+            notes.push("± of a metric is its standard error.".into());
+        }
+        if self.rows.iter().any(|row| row.ended[0] > 1) {
+            notes.push(
+                "Values are means over seeds; ± of the held-out loss is the standard deviation over seeds."
+                    .into(),
+            );
+        }
+        for run in runs
+            .iter()
+            .filter(|run| run.record.status != Status::Finished)
+        {
+            let mut note = format!(
+                "{} {} after {} steps and is in no mean",
+                run.record.run,
+                run.record.status.name(),
+                thousands(run.record.steps),
+            );
+            if let Some(message) = &run.record.message {
+                note += &format!(": {message}");
+            }
+            notes.push(note.trim_end_matches('.').to_owned() + ".");
+        }
+        for run in runs {
+            if let Some(torn) = &run.torn {
+                notes.push(format!("{}: {torn}.", run.record.run));
+            }
+        }
+        Table {
+            title: title.to_owned(),
+            columns,
+            rows,
+            notes,
+        }
+    }
+
+    fn cells(&self, row: &Row) -> Vec<Cell> {
+        let mut cells = vec![Cell::text(style::method_name(&row.method))];
+        cells.extend(row.axes.iter().map(Cell::text));
+        let trainable = row.trainable_parameters;
+        cells.push(Cell::number(thousands(trainable), trainable as f64));
+        cells.push(self.share_of_lora(row).map_or_else(Cell::none, |share| {
+            Cell::number(percent(share), 100.0 * share)
+        }));
+        cells.push(row.held_out_loss.as_ref().map_or_else(Cell::none, |loss| {
+            estimate_cell(loss, 1.0, |value| fixed(value, 4))
+        }));
+        for metric in &self.metrics {
+            cells.push(row.metrics.get(metric).map_or_else(Cell::none, |score| {
+                let scale = if self.percent.contains(metric) {
+                    100.0
+                } else {
+                    1.0
+                };
+                let mut cell = estimate_cell(score, scale, |value| self.show(metric, value));
+                if self.common_n(metric).is_none() {
+                    cell.text += &format!(" (n = {})", thousands(score.n));
+                }
+                cell
+            }));
+        }
+        cells.push(row.tokens_per_second.map_or_else(Cell::none, |speed| {
+            let text = if speed < 100.0 {
+                fixed(speed, 1)
+            } else {
+                thousands(speed.round() as u64)
+            };
+            Cell::number(text, speed)
+        }));
+        cells.push(row.peak_memory_bytes.map_or_else(Cell::none, |bytes| {
+            let mebibytes = mebibytes(bytes);
+            Cell::number(thousands(mebibytes as u64), mebibytes)
+        }));
+        let ended: Vec<String> = row
+            .ended
+            .iter()
+            .zip(["finished", "diverged", "failed"])
+            .filter(|(count, _)| **count > 0)
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
+        cells.push(Cell::text(ended.join(", ")));
+        cells
+    }
+}
+
+fn estimate_cell(estimate: &Estimate, scale: f64, show: impl Fn(f64) -> String) -> Cell {
+    let mut text = show(estimate.mean);
+    if let Some(spread) = estimate.spread {
+        text += &format!(" ± {}", show(spread));
+    }
+    Cell {
+        text,
+        bold: false,
+        value: Some(scale * estimate.mean),
+        spread: estimate.spread.map(|spread| scale * spread),
+    }
+}

@@ -1,0 +1,65 @@
+//! The error of this crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong between stored results and a report.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// `read`, `write`, `list`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A stored file is not what this version writes.
+    #[error("{}:{line}: not a valid {what}: {message}", path.display())]
+    Parse {
+        /// `record` or `step`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// A record was written by a newer version.
+    #[error(
+        "{}: record schema {found} is newer than {supported}, the newest this version reads; use the version that wrote it",
+        path.display()
+    )]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// [`crate::record::SCHEMA`].
+        supported: u32,
+    },
+    /// An experiment without a finished run.
+    #[error("{}: no run with a record.json; run the experiment first", .0.display())]
+    Empty(PathBuf),
+    /// The records do not fit into a table.
+    #[error("cannot write {}: {source}", path.display())]
+    Frame {
+        /// The Parquet file.
+        path: PathBuf,
+        /// The cause.
+        source: polars::error::PolarsError,
+    },
+    /// A figure could not be drawn.
+    #[error("cannot draw {}: {message}", path.display())]
+    Figure {
+        /// The figure's file.
+        path: PathBuf,
+        /// What the plotting library says.
+        message: String,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

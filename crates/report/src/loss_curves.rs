@@ -1,0 +1,176 @@
+//! Loss against optimizer steps: training on the left, held-out on the right.
+
+use crate::comparison::{axis_values, label, varying_axes};
+use crate::figure::{Entry, Figure, Line, Mark, Panel, Scale, range};
+use crate::record::{Run, Status, Step, natural};
+use crate::style;
+
+/// Points of a raw curve; more would only make the file larger.
+const MOST_POINTS: usize = 600;
+
+/// Mean of the last `window` values at every place; a value that is not finite breaks the curve.
+pub fn trailing_mean(values: &[f64], window: usize) -> Vec<f64> {
+    let window = window.max(1);
+    (0..values.len())
+        .map(|end| {
+            let start = (end + 1).saturating_sub(window);
+            let part = values.get(start..=end).unwrap_or_default();
+            part.iter().sum::<f64>() / part.len() as f64
+        })
+        .collect()
+}
+
+/// Steps of the trailing mean: a twentieth of the run, at least 3.
+pub fn smoothing_window(steps: usize) -> usize {
+    (steps / 20).max(3)
+}
+
+/// The curves of all runs that have steps; one row of panels for every value of the other axes. `None`
+/// when no run has any.
+pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
+    let runs: Vec<&Run> = runs.iter().filter(|run| !run.steps.is_empty()).collect();
+    let axes = varying_axes(runs.iter().map(|run| &run.record));
+    let mut settings: Vec<Vec<String>> = Vec::new();
+    let mut methods: Vec<&str> = Vec::new();
+    for run in &runs {
+        let values = axis_values(&run.record, &axes);
+        if !settings.contains(&values) {
+            settings.push(values);
+        }
+        if !methods.contains(&run.record.method.as_str()) {
+            methods.push(&run.record.method);
+        }
+    }
+    settings.sort_by_cached_key(|values| values.iter().map(|v| natural(v)).collect::<Vec<_>>());
+    let legend = methods
+        .iter()
+        .map(|method| {
+            let (colour, marker) = style::method_look(method);
+            Entry {
+                label: style::method_name(method).to_owned(),
+                colour,
+                marker: Some(marker),
+                dashed: false,
+            }
+        })
+        .collect();
+    let panels = settings.iter().flat_map(|values| {
+        let of_setting: Vec<&Run> = runs
+            .iter()
+            .filter(|run| axis_values(&run.record, &axes) == *values)
+            .copied()
+            .collect();
+        // The label of a method without a name is ", rank 8".
+        let setting = label("", &axes, values).replacen(", ", "", 1);
+        [
+            training(&of_setting, &setting),
+            held_out(&of_setting, &setting),
+        ]
+    });
+    let panels: Vec<Panel> = panels.collect();
+    (!panels.is_empty()).then(|| Figure {
+        title: title.to_owned(),
+        panels,
+        columns: 2,
+        legend,
+    })
+}
+
+fn panel(name: &str, setting: &str, y_label: &str) -> Panel {
+    Panel {
+        title: if setting.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name} ({setting})")
+        },
+        x_label: "Optimizer step".into(),
+        y_label: y_label.into(),
+        x_scale: Scale::Linear,
+        x_range: (0.0, 1.0),
+        y_range: (0.0, 1.0),
+        lines: Vec::new(),
+        marks: Vec::new(),
+    }
+}
+
+/// From 0 to the last step, with room for a marker at either end.
+fn steps_range(runs: &[&Run]) -> (f64, f64) {
+    let steps = runs.iter().flat_map(|run| &run.steps).map(|step| step.step);
+    let last = steps.max().unwrap_or(0).max(1) as f64;
+    (-0.02 * last, 1.02 * last)
+}
+
+fn training(runs: &[&Run], setting: &str) -> Panel {
+    let mut panel = panel("Training", setting, "Loss (nats per token)");
+    panel.x_range = steps_range(runs);
+    let (mut raw_lines, mut smooth_lines) = (Vec::new(), Vec::new());
+    let (mut raw_values, mut smooth_values) = (Vec::new(), Vec::new());
+    for run in runs {
+        let (colour, _) = style::method_look(&run.record.method);
+        let steps: Vec<&Step> = run.steps.iter().filter(|step| step.step > 0).collect();
+        let losses: Vec<f64> = steps.iter().map(|s| s.loss.unwrap_or(f64::NAN)).collect();
+        let smooth = trailing_mean(&losses, smoothing_window(losses.len()));
+        let stride = losses.len().div_ceil(MOST_POINTS).max(1);
+        let line = |values: &[f64], opacity, width| Line {
+            points: steps
+                .iter()
+                .zip(values)
+                .step_by(stride)
+                .map(|(step, &loss)| (step.step as f64, loss))
+                .collect(),
+            colour,
+            opacity,
+            width,
+            dashed: false,
+        };
+        raw_lines.push(line(&losses, 0.16, 2));
+        smooth_lines.push(line(&smooth, 1.0, 3));
+        raw_values.extend(losses.into_iter().filter(|loss| loss.is_finite()));
+        if run.record.status == Status::Finished {
+            smooth_values.extend(smooth);
+        }
+    }
+    // The few wildest batches, and the climb of a run that diverges, must not flatten all the rest.
+    raw_values.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let index = (share * raw_values.len().saturating_sub(1) as f64).round() as usize;
+        raw_values.get(index).copied()
+    };
+    let ends = [at(0.01), at(0.98)].into_iter().flatten();
+    panel.y_range = range(ends.chain(smooth_values));
+    panel.lines = raw_lines.into_iter().chain(smooth_lines).collect();
+    panel
+}
+
+fn held_out(runs: &[&Run], setting: &str) -> Panel {
+    let mut panel = panel("Held-out", setting, "Loss (nats per token)");
+    panel.x_range = steps_range(runs);
+    for run in runs {
+        let (colour, marker) = style::method_look(&run.record.method);
+        let mut points: Vec<(f64, f64)> = run
+            .steps
+            .iter()
+            .filter_map(|step| Some((step.step as f64, step.held_out_loss?)))
+            .collect();
+        if points.first().is_none_or(|(step, _)| *step > 0.0)
+            && let Some(before) = run.record.held_out_loss_before
+        {
+            points.insert(0, (0.0, before));
+        }
+        panel.marks.extend(points.iter().map(|&at| Mark {
+            at,
+            colour,
+            marker,
+            bar: None,
+        }));
+        panel.lines.push(Line {
+            points,
+            colour,
+            opacity: 1.0,
+            width: 3,
+            dashed: false,
+        });
+    }
+    panel.y_range = range(panel.marks.iter().map(|mark| mark.at.1));
+    panel
+}

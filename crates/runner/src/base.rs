@@ -1,0 +1,85 @@
+//! The base model of a run, from its sources to tensors.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use burn::tensor::Device;
+use serde::Deserialize;
+use sharelora_hub::{Hub, Progress};
+use sharelora_model::weights::Checkpoint;
+use sharelora_model::{Llama, LlamaConfig};
+use sharelora_tasks::Encoder;
+
+use crate::experiment::ModelSpec;
+
+/// A model and its tokenizer.
+pub struct Base {
+    pub model: Llama,
+    pub encoder: Encoder,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The files of a model's weights: an index brings its shards along.
+///
+/// # Errors
+/// A file that is neither here nor to be had, or an index that is malformed.
+pub fn weight_files(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for source in &spec.weights {
+        let path = hub.fetch(source, None, progress)?.path;
+        if source.file().ends_with(".index.json") {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let index: Index = serde_json::from_str(&text)
+                .with_context(|| format!("{}: not an index of safetensors shards", path.display()))?;
+            let shards: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
+            for shard in shards {
+                files.push(hub.fetch(&hub.sibling(source, shard), None, progress)?.path);
+            }
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// `config.json` of a model.
+///
+/// # Errors
+/// A file that is neither here nor to be had, or that this program cannot compute.
+pub fn config(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<LlamaConfig> {
+    let path = hub.fetch(&spec.config, None, progress)?.path;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
+}
+
+/// The tokenizer of a model, with the tokens that its configuration names.
+///
+/// # Errors
+/// As [`config`]; also a configuration without an end-of-text token.
+pub fn encoder(spec: &ModelSpec, config: &LlamaConfig, hub: &Hub, progress: Progress) -> Result<Encoder> {
+    let path = hub.fetch(&spec.tokenizer, None, progress)?.path;
+    let eos = *config
+        .eos_token_ids()
+        .first()
+        .with_context(|| format!("{}: `eos_token_id` is missing", spec.config))?;
+    Ok(Encoder::from_file(&path, config.bos_token_id, eos)?)
+}
+
+/// Everything of a model, on `device`.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn load(spec: &ModelSpec, hub: &Hub, device: &Device, progress: Progress) -> Result<Base> {
+    let config = config(spec, hub, progress)?;
+    let encoder = encoder(spec, &config, hub, progress)?;
+    let files = weight_files(spec, hub, progress)?;
+    let checkpoint = Checkpoint::open(&files)?;
+    let names = || files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+    let model = Llama::load(config, &checkpoint, device).with_context(names)?;
+    Ok(Base { model, encoder })
+}

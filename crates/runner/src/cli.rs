@@ -1,0 +1,364 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use sharelora_hub::Hub;
+
+use crate::Context;
+use crate::commands;
+use crate::device::BACKENDS;
+use crate::error::{self, AbsentError, UsageError};
+use crate::sweep::Folders;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  a run failed, or parity does not hold
+  2  a wrong argument, experiment or file
+  3  something is neither on this machine nor to be had: a file, the network, Python";
+
+/// Trains, evaluates and compares LoRA and its shared forms (ShareA, ShareB, ShareAB; ShareLoRA, arXiv 2406.10785).
+#[derive(Debug, Parser)]
+#[command(name = "sharelora", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Common options")]
+struct Common {
+    /// Tensor backend
+    #[arg(long, global = true, value_parser = clap::builder::PossibleValuesParser::new(BACKENDS), env = "SHARELORA_BACKEND")]
+    backend: Option<String>,
+    /// Folder looked in first for every file of a hub [env: SHARELORA_MIRROR]
+    #[arg(long, global = true, value_name = "DIR")]
+    mirror: Option<PathBuf>,
+    /// Folder of the results [default: results in the project]
+    #[arg(long, global = true, value_name = "DIR")]
+    results: Option<PathBuf>,
+    /// Folder of the reports [default: reports in the project]
+    #[arg(long, global = true, value_name = "DIR")]
+    reports: Option<PathBuf>,
+    /// Print results and errors alone
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+/// An experiment and the keys that replace the file's.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// Name of a file in experiments/, without .toml
+    pub name: String,
+    /// Replace a key of the file; the value in TOML
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// A folder that Hugging Face PEFT loads; a shared matrix is written once per layer
+    Peft,
+    /// One safetensors file; a shared matrix is written once
+    Native,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do all runs of an experiment that are not done, then write its report
+    #[command(
+        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a"
+    )]
+    Sweep {
+        #[command(flatten)]
+        named: Named,
+        /// Show the plan and stop
+        #[arg(long)]
+        dry_run: bool,
+        /// Only runs whose label contains this text or matches this regular expression
+        #[arg(long, value_name = "REGEX")]
+        only: Option<String>,
+    },
+    /// Do one run of an experiment
+    #[command(after_help = "Example:\n  sharelora run quickstart share_a-seed0")]
+    Run {
+        #[command(flatten)]
+        named: Named,
+        /// Label of the run, as `plan` shows it
+        label: String,
+    },
+    /// Show the runs of an experiment, what is done, and what each will need
+    #[command(after_help = "Example:\n  sharelora plan quickstart --json")]
+    Plan {
+        #[command(flatten)]
+        named: Named,
+        /// Everything that decides each run, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count the trainable parameters of an experiment's methods, from config.json alone
+    #[command(after_help = "Example:\n  sharelora params llama7b")]
+    Params {
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Bring every file of an experiment to this machine
+    #[command(after_help = "Example:\n  sharelora fetch smollm2-gsm8k")]
+    Fetch {
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Write the report of an experiment from its stored results
+    #[command(after_help = "Example:\n  sharelora report quickstart")]
+    Report {
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Grade saved answers again
+    #[command(
+        after_help = "Example:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl --task pocket"
+    )]
+    Score {
+        /// A samples-TASK.jsonl of a run
+        samples: PathBuf,
+        /// Task whose grader is used
+        #[arg(long)]
+        task: String,
+        /// Variant of the task [default: the task's first]
+        #[arg(long)]
+        variant: Option<String>,
+    },
+    /// Write a run's adapter for use elsewhere
+    #[command(
+        after_help = "Example:\n  sharelora export results/quickstart/share_a-seed0-1f2e3d4c --format peft --out adapter"
+    )]
+    Export {
+        /// Folder of a run
+        run: PathBuf,
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+        /// Folder to write
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Compare this program's logits with stored reference values
+    #[command(
+        after_help = "Example:\n  sharelora parity reference/llama-gqa reference/llama3-rope"
+    )]
+    Parity {
+        /// Folders of reference values
+        #[arg(required = true, value_name = "DIR")]
+        dirs: Vec<PathBuf>,
+    },
+    /// Show this machine, the caches, and which experiments can run now without the network
+    #[command(after_help = "Example:\n  sharelora doctor")]
+    Doctor,
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  sharelora completions bash > ~/.local/share/bash-completion/completions/sharelora"
+    )]
+    Completions { shell: clap_complete::Shell },
+    /// Train the pocket model of the quickstart from nothing
+    #[command(after_help = "Example:\n  sharelora pretrain-pocket")]
+    PretrainPocket,
+}
+
+/// Parses the command line, does what it says, prints errors. The whole of the binary.
+pub fn main() -> ExitCode {
+    // Wrong arguments end here with clap's own text and code 2; help and version with 0.
+    let cli = Cli::parse();
+    init_tracing(cli.common.quiet);
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{}", error::describe(&e));
+            ExitCode::from(error::exit_code(&e))
+        }
+    }
+}
+
+fn init_tracing(quiet: bool) {
+    use std::io::IsTerminal;
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("SHARELORA_LOG").unwrap_or_else(|_| {
+            tracing_subscriber::EnvFilter::new(if quiet { "error" } else { "warn" })
+        });
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour);
+    // Refused only where a test has set one already.
+    let _ = subscriber.without_time().try_init();
+}
+
+fn dispatch(cli: Cli) -> Result<u8> {
+    let common = &cli.common;
+    match cli.command {
+        Command::Sweep {
+            named,
+            dry_run,
+            only,
+        } => {
+            let (context, folders) = project(common)?;
+            if dry_run {
+                return commands::plan(&context, &folders, &named, only.as_deref(), false);
+            }
+            commands::sweep(&context, &folders, &named, only.as_deref())
+        }
+        Command::Run { named, label } => {
+            let (context, folders) = project(common)?;
+            commands::run(&context, &folders, &named, &label)
+        }
+        Command::Plan { named, json } => {
+            let (context, folders) = project(common)?;
+            commands::plan(&context, &folders, &named, None, json)
+        }
+        Command::Params { named } => commands::params(&project(common)?.0, &named),
+        Command::Fetch { named } => commands::fetch(&project(common)?.0, &named),
+        Command::Report { named } => {
+            let (context, folders) = project(common)?;
+            commands::report(&context, &folders, &named)
+        }
+        Command::Score {
+            samples,
+            task,
+            variant,
+        } => commands::score(&samples, &task, variant),
+        Command::Export { run, format, out } => commands::export(&run, format, &out),
+        Command::Parity { dirs } => commands::parity(&anywhere(common)?, &dirs),
+        Command::Doctor => {
+            let context = anywhere(common)?;
+            crate::doctor::doctor(&context)
+        }
+        Command::Completions { shell } => {
+            let mut bytes = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sharelora", &mut bytes);
+            commands::print(&String::from_utf8_lossy(&bytes))?;
+            Ok(0)
+        }
+        Command::PretrainPocket => {
+            crate::pretrain::pretrain_pocket(&project(common)?.0)?;
+            Ok(0)
+        }
+    }
+}
+
+/// The project's folder: `SHARELORA_ROOT`, else the nearest folder upward that has `experiments/`.
+///
+/// # Errors
+/// There is none.
+pub fn project_root() -> Result<PathBuf> {
+    if let Some(root) = std::env::var_os("SHARELORA_ROOT").filter(|v| !v.is_empty()) {
+        let root = PathBuf::from(root);
+        if !root.join("experiments").is_dir() {
+            let text = format!(
+                "SHARELORA_ROOT is {}, which has no folder `experiments`",
+                root.display()
+            );
+            return Err(AbsentError(text).into());
+        }
+        return Ok(root);
+    }
+    let here = std::env::current_dir().context("the current folder cannot be read")?;
+    match here.ancestors().find(|dir| dir.join("experiments").is_dir()) {
+        Some(root) => Ok(root.to_owned()),
+        None => Err(AbsentError(format!(
+            "no project here: neither {} nor a folder above it has `experiments`; go into one, or set SHARELORA_ROOT",
+            here.display()
+        ))
+        .into()),
+    }
+}
+
+fn project(common: &Common) -> Result<(Context, Folders)> {
+    let root = project_root()?;
+    let folders = Folders {
+        results: common
+            .results
+            .clone()
+            .unwrap_or_else(|| root.join("results")),
+        reports: common
+            .reports
+            .clone()
+            .unwrap_or_else(|| root.join("reports")),
+    };
+    Ok((context(common, &root)?, folders))
+}
+
+/// For commands that also work outside a project.
+fn anywhere(common: &Common) -> Result<Context> {
+    match project_root() {
+        Ok(root) => context(common, &root),
+        Err(_) => context(
+            common,
+            &std::env::current_dir().context("the current folder cannot be read")?,
+        ),
+    }
+}
+
+fn context(common: &Common, root: &Path) -> Result<Context> {
+    let mut hub = Hub::from_env(root);
+    if let Some(mirror) = &common.mirror {
+        if !mirror.is_dir() {
+            return Err(
+                AbsentError(format!("--mirror {}: no such folder", mirror.display())).into(),
+            );
+        }
+        hub.mirror = Some(mirror.clone());
+    }
+    let backend = common
+        .backend
+        .clone()
+        .or_else(|| BACKENDS.first().map(|b| (*b).to_owned()));
+    Ok(Context {
+        root: root.to_owned(),
+        hub,
+        backend: backend
+            .ok_or_else(|| UsageError("this program was built without a tensor backend".into()))?,
+        quiet: common.quiet,
+    })
+}
+
+/// `sharelora plan x | head` is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// clap checks the definition (clashing names, bad defaults) only when asked.
+    #[test]
+    fn the_definition_holds_and_every_command_has_an_example() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        let names: Vec<String> = cli
+            .get_subcommands()
+            .map(|c| c.get_name().to_owned())
+            .collect();
+        for name in names {
+            let help = cli
+                .find_subcommand_mut(&name)
+                .unwrap()
+                .render_long_help()
+                .to_string();
+            assert!(
+                help.contains(&format!("Example:\n  sharelora {name}")),
+                "{help}"
+            );
+        }
+    }
+}

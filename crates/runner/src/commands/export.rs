@@ -1,0 +1,64 @@
+//! `export`: the adapter of a run, for use elsewhere.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use burn::tensor::Device;
+use sharelora_adapters::{PeftInfo, export_peft, load_native, save_native};
+use sharelora_hub::Source;
+
+use crate::cli::ExportFormat;
+use crate::error::{AbsentError, UsageError};
+use crate::store::{ADAPTER_FILE, read_run};
+
+/// Writes the adapter of the run in `dir` into the folder `out`.
+///
+/// # Errors
+/// `dir` is no run's folder, or the run has no adapter.
+pub fn export(dir: &Path, format: ExportFormat, out: &Path) -> Result<u8> {
+    if !dir.join("run.json").is_file() {
+        return Err(AbsentError(format!(
+            "{}: no run.json: name a folder of results/EXPERIMENT",
+            dir.display()
+        ))
+        .into());
+    }
+    let run = read_run(dir)?;
+    if run.adapter.is_none() {
+        return Err(UsageError(format!(
+            "{}: the method `{}` has no adapter",
+            dir.display(),
+            run.method.name()
+        ))
+        .into());
+    }
+    let file = dir.join("adapter").join(ADAPTER_FILE);
+    if !file.is_file() {
+        return Err(AbsentError(format!(
+            "{}: not there: the run has not ended; next: sharelora run {} {}",
+            file.display(),
+            run.experiment,
+            run.label()
+        ))
+        .into());
+    }
+    let bank = load_native(&file, &Device::flex())?;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    match format {
+        ExportFormat::Peft => {
+            let base = match &run.model.config {
+                Source::Hf { repo, .. } => repo.clone(),
+                _ => run.model.name.clone(),
+            };
+            let info = PeftInfo {
+                task_type: "CAUSAL_LM".into(),
+                base_model_name_or_path: base,
+                fan_in_fan_out: false,
+            };
+            export_peft(&bank, &info, out)?;
+        }
+        ExportFormat::Native => save_native(&bank, &out.join(ADAPTER_FILE))?,
+    }
+    super::print(&out.display().to_string())?;
+    Ok(0)
+}

@@ -1,0 +1,45 @@
+//! One function a command. Each returns the exit code, or an error that decides it.
+
+mod export;
+mod fetch;
+mod parity;
+mod plan;
+mod score;
+mod sweep;
+
+use std::io::Write;
+
+use anyhow::Result;
+
+pub use export::export;
+pub use fetch::{Wanted, fetch, fetch_all, shards, wanted, weight_files};
+pub use parity::parity;
+pub use plan::{params, plan};
+pub use score::score;
+pub use sweep::{report, run, sweep};
+
+use crate::cli::Named;
+use crate::{Context, Experiment, Plan};
+
+/// Reads and plans an experiment.
+fn load(context: &Context, named: &Named) -> Result<Plan> {
+    let experiment = Experiment::load(&context.root, &named.name, &named.sets)?;
+    Ok(crate::plan::plan(
+        &context.root,
+        experiment,
+        &context.backend,
+    )?)
+}
+
+/// Prints to standard output; unlike `print!` a closed pipe is an error, not a panic.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
+}

@@ -1,0 +1,229 @@
+//! `doctor`: this machine, the caches, and which experiments can run now without the network.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+use sharelora_hub::{Hub, Source};
+
+use crate::commands::{self, Wanted};
+use crate::device::BACKENDS;
+use crate::estimate::bytes;
+use crate::sweep::check_executable;
+use crate::{Context, Experiment, ResolvedRun, experiment, host};
+
+/// Prints everything; what is missing is said with the next step. Never fails because something is missing.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn doctor(context: &Context) -> Result<u8> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut say = |key: &str, value: String| lines.push(format!("{key:<14}{value}"));
+    let host = host::host();
+    say("sharelora", env!("CARGO_PKG_VERSION").into());
+    say(
+        "backends",
+        format!("{} (in use: {})", BACKENDS.join(", "), context.backend),
+    );
+    say("system", host.os);
+    say("processor", format!("{}, {} cores", host.cpu, host.cores));
+    say(
+        "memory",
+        format!(
+            "{}, {} free",
+            bytes(host.memory_bytes),
+            bytes(host::meminfo("MemAvailable"))
+        ),
+    );
+    say(
+        "disk",
+        free_disk(&context.root).map_or("unknown".into(), |n| {
+            format!("{} free in {}", bytes(n), context.root.display())
+        }),
+    );
+
+    let hub = &context.hub;
+    say("python", answer(&hub.python, &["--version"]).unwrap_or_else(|| {
+        format!("`{}` cannot be run: wheels (pypi: sources) cannot be fetched; install Python 3 or set SHARELORA_PYTHON", hub.python)
+    }));
+    say(
+        "pip",
+        answer(&hub.python, &["-m", "pip", "--version"]).map_or_else(
+            || format!("absent; next: {} -m ensurepip", hub.python),
+            // Behind the version pip names its own folder.
+            |text| text.split(" from ").next().unwrap_or_default().to_owned(),
+        ),
+    );
+    for name in [
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_ENDPOINT",
+        "HF_HUB_OFFLINE",
+        "SHARELORA_MIRROR",
+        "SHARELORA_CACHE",
+    ] {
+        if let Ok(value) = std::env::var(name) {
+            say(name, format!(" {value}"));
+        }
+    }
+    say(
+        "HF token",
+        if hub.hf_token.is_some() {
+            "set"
+        } else {
+            "not set (only gated repositories need one)"
+        }
+        .into(),
+    );
+    say(
+        "network",
+        if hub.offline {
+            "off: HF_HUB_OFFLINE is set"
+        } else {
+            "allowed"
+        }
+        .into(),
+    );
+    say(
+        "mirror",
+        match &hub.mirror {
+            Some(dir) if dir.is_dir() => dir.display().to_string(),
+            Some(dir) => format!("{}: no such folder", dir.display()),
+            None => "none (SHARELORA_MIRROR or --mirror)".into(),
+        },
+    );
+    for (name, dir) in [("HF cache", &hub.hf_cache), ("own cache", &hub.cache)] {
+        say(
+            name,
+            format!(
+                "{}, {}",
+                dir.display(),
+                if dir.is_dir() {
+                    bytes(size(dir))
+                } else {
+                    "empty".into()
+                }
+            ),
+        );
+    }
+    lines.push(String::new());
+    match experiment::list(&context.root) {
+        Ok(names) => {
+            lines.push("Experiments that can run without the network:".into());
+            lines.extend(
+                names
+                    .iter()
+                    .map(|name| format!("  {name:<24}{}", readiness(context, name))),
+            );
+        }
+        Err(_) => {
+            lines.push("No project here: no folder `experiments` upward from this one.".into())
+        }
+    }
+    commands::print(&lines.join("\n"))?;
+    Ok(0)
+}
+
+/// Whether an experiment can run offline, or what to do about it.
+fn readiness(context: &Context, name: &str) -> String {
+    let plan = Experiment::load(&context.root, name, &[])
+        .and_then(|experiment| crate::plan::plan(&context.root, experiment, &context.backend));
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(e) => return format!("no: {e}"),
+    };
+    let runs: Vec<&ResolvedRun> = plan.runs.iter().collect();
+    let missing = match commands::wanted(context, &runs) {
+        Ok(wanted) => missing(&context.hub, wanted),
+        Err(e) => return format!("no: {e}"),
+    };
+    let Some(first) = missing.first() else {
+        return match check_executable(&runs) {
+            Ok(()) => "yes".into(),
+            Err(e) => format!("no: {e}"),
+        };
+    };
+    let more = if missing.len() > 1 {
+        format!(" and {} more", missing.len() - 1)
+    } else {
+        String::new()
+    };
+    let next = match first {
+        Source::File(path) if path.starts_with("models/pocket") => {
+            "sharelora pretrain-pocket".to_owned()
+        }
+        Source::File(_) => "put the file there".to_owned(),
+        _ => format!("sharelora fetch {name}"),
+    };
+    format!("no: lacks {first}{more}; next: {next}")
+}
+
+fn missing(hub: &Hub, wanted: Vec<Wanted>) -> Vec<Source> {
+    let mut queue = wanted;
+    queue.reverse();
+    let mut out = Vec::new();
+    while let Some(Wanted { source, .. }) = queue.pop() {
+        if hub.locate(&source).is_none() {
+            out.push(source);
+        } else {
+            // A damaged index is told by the commands that need it.
+            queue.extend(commands::shards(hub, &source).unwrap_or_default());
+        }
+    }
+    out
+}
+
+/// What a command prints first, if it runs at all.
+fn answer(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .next()?
+        .trim()
+        .to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// Free bytes of the file system that `dir` is on, as POSIX `df -Pk` tells them.
+fn free_disk(dir: &Path) -> Option<u64> {
+    let output = Command::new("df")
+        .arg("-Pk")
+        .arg(dir)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let kibibytes: u64 = text
+        .lines()
+        .nth(1)?
+        .split_whitespace()
+        .nth(3)?
+        .parse()
+        .ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Bytes of all files below `dir`. Links are not followed: the cache of the Hugging Face Hub has one per file.
+fn size(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let meta = entry.metadata().ok()?;
+            Some(if meta.is_dir() {
+                size(&entry.path())
+            } else if meta.is_file() {
+                meta.len()
+            } else {
+                0
+            })
+        })
+        .sum()
+}

@@ -1,0 +1,36 @@
+//! The runner: an experiment becomes a plan, each run of the plan a record, the records a report.
+//!
+//! `experiment` (TOML) -> `plan` (resolved runs with a content hash) -> `sweep` (each run once, in its own folder
+//! of the `store`) -> `execute` (data, training, evaluation) -> record -> report. Nothing below this crate knows
+//! that sweeps exist.
+
+pub mod batch;
+pub mod base;
+pub mod checkpoint;
+pub mod data;
+pub mod evaluate;
+pub mod progress;
+pub mod train;
+pub mod cli;
+pub mod commands;
+pub mod context;
+pub mod device;
+pub mod doctor;
+pub mod error;
+pub mod estimate;
+pub mod execute;
+pub mod experiment;
+pub mod gradients;
+pub mod host;
+pub mod optimizer;
+pub mod parity;
+pub mod plan;
+pub mod pretrain;
+pub mod schedule;
+pub mod store;
+pub mod sweep;
+
+pub use context::Context;
+pub use experiment::Experiment;
+pub use plan::{Plan, ResolvedRun};
+pub use store::{RunDir, Store};

@@ -1,0 +1,412 @@
+//! Comparison with reference values that Hugging Face transformers and PEFT computed.
+//!
+//! A folder holds `config.json`, `model.safetensors`, `io.safetensors` (inputs and expected outputs) and, for
+//! each strategy, `train_STRATEGY.safetensors` with `train.json` (AdamW steps of PEFT with tied matrices).
+//! A JSON file holds prompts with token ids, likelihoods and greedy continuations of one real model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use burn::tensor::{Device, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
+use sharelora_model::weights::Checkpoint;
+use sharelora_model::{GenerateOptions, Input, Llama, LlamaConfig, cross_entropy, generate};
+use sharelora_tasks::{Encoded, Encoder};
+
+use crate::gradients::{Learner, gradients};
+use crate::optimizer::{AdamWOptions, Optimizer};
+
+/// Largest difference that passes, in absolute terms; every reference value is of order 1.
+const TOLERANCE: f64 = 1e-4;
+/// Of a summed log-likelihood, relative.
+const RELATIVE_TOLERANCE: f64 = 1e-3;
+
+/// One comparison.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub name: String,
+    /// Largest difference, or for tokens the number that differ.
+    pub difference: f64,
+    pub tolerance: f64,
+}
+
+impl Check {
+    /// A difference that is no number fails.
+    pub fn passed(&self) -> bool {
+        self.difference <= self.tolerance
+    }
+}
+
+#[derive(Deserialize)]
+struct Train {
+    rank: usize,
+    alpha: f64,
+    lr: f64,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+    targets: Vec<String>,
+    losses: std::collections::BTreeMap<String, Vec<f64>>,
+}
+
+/// Runs a reference folder and returns every comparison.
+///
+/// # Errors
+/// A file that is missing or malformed, or a model that is not built here.
+pub fn parity(dir: &Path, device: &Device) -> Result<Vec<Check>> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let text = |name: &str| -> Result<String> {
+        String::from_utf8(read(name)?)
+            .with_context(|| format!("{} is not UTF-8", dir.join(name).display()))
+    };
+    let config =
+        LlamaConfig::from_json(&text("config.json")?).with_context(|| dir.display().to_string())?;
+    let checkpoint = Checkpoint::open(&[dir.join("model.safetensors")])?;
+    let model = Llama::load(config, &checkpoint, device)?;
+    let mut checks = outputs(&model, &Tensors::read(&dir.join("io.safetensors"))?)?;
+    let train: Train = serde_json::from_str(&text("train.json")?)
+        .with_context(|| format!("{} is malformed", dir.join("train.json").display()))?;
+    for (strategy, losses) in &train.losses {
+        let tensors = Tensors::read(&dir.join(format!("train_{strategy}.safetensors")))?;
+        checks.extend(steps(&model, strategy, &train, losses, &tensors)?);
+    }
+    Ok(checks)
+}
+
+/// Logits, hidden states and greedy tokens.
+fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
+    let (shape, ids) = io.integers("input_ids")?;
+    let (_, mask) = io.integers("attention_mask")?;
+    let [batch, length] = shape[..] else {
+        bail!("`input_ids` is {shape:?}, not (batch, length)")
+    };
+    let ids: Vec<u32> = ids.into_iter().map(|v| v as u32).collect();
+    let left_padding = (0..batch)
+        .map(|b| {
+            mask[b * length..][..length]
+                .iter()
+                .take_while(|m| **m == 0)
+                .count()
+        })
+        .collect();
+    let input = Input {
+        ids: ids.clone(),
+        batch,
+        length,
+        left_padding,
+    };
+    let real: Vec<bool> = mask.iter().map(|m| *m != 0).collect();
+    let hidden = model.hidden(&input, None, None);
+    let logits = model.logits(hidden.clone());
+    let mut checks = vec![
+        compare(
+            "logits",
+            &values(logits)?,
+            &io.floats("logits")?,
+            Some(&real),
+        ),
+        compare(
+            "last_hidden_state",
+            &values(hidden)?,
+            &io.floats("last_hidden_state")?,
+            Some(&real),
+        ),
+    ];
+    let row = &ids[..length];
+    let alone = Input::right_padded(&[row], 0);
+    let logits = model.logits(model.hidden(&alone, None, None));
+    checks.push(compare(
+        "logits_row0_unpadded",
+        &values(logits)?,
+        &io.floats("logits_row0_unpadded")?,
+        None,
+    ));
+    let (_, greedy) = io.integers("greedy_20")?;
+    let expected: Vec<u32> = greedy[length..].iter().map(|v| *v as u32).collect();
+    let options = GenerateOptions {
+        max_new_tokens: expected.len(),
+        eos: Vec::new(),
+        pad: 0,
+        sampling: None,
+    };
+    // Beside a shorter prompt, so that left padding and the cache are in it.
+    let prompts = [row, &row[length / 2..]];
+    let answers = generate(model, None, &prompts, &options, |_, _| false, |_| {});
+    checks.push(tokens("greedy_20", &answers[0], &expected));
+    Ok(checks)
+}
+
+/// The optimizer steps of one strategy.
+fn steps(
+    model: &Llama,
+    strategy: &str,
+    train: &Train,
+    losses: &[f64],
+    tensors: &Tensors,
+) -> Result<Vec<Check>> {
+    let device = model.device().clone();
+    let config = AdapterConfig {
+        rank: train.rank,
+        alpha: train.alpha,
+        dropout: 0.0,
+        targets: train.targets.clone(),
+        scaling: Scaling::Standard,
+    };
+    let method = Method::named(strategy)?;
+    let sharing = method
+        .sharing()
+        .with_context(|| format!("`{strategy}` has no adapter"))?;
+    let layout = Arc::new(Layout::new(&model.config.sites(), sharing, &config)?);
+    let initial = layout
+        .matrices()
+        .enumerate()
+        .map(|(i, m)| {
+            let letter = if i < layout.a.len() { 'a' } else { 'b' };
+            tensors.floats(&format!("{}.{letter}_init", layout.sites[m.owner].path))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut learner = Learner {
+        model: model.share(),
+        bank: Some(Bank::from_values(layout.clone(), initial, &device)?),
+    };
+    let (shape, ids) = tensors.integers("batches")?;
+    let (_, labels) = tensors.integers("labels")?;
+    let [count, rows, length] = shape[..] else {
+        bail!("`batches` is {shape:?}, not (steps, batch, length)")
+    };
+    let mut optimizer = Optimizer::new(
+        AdamWOptions {
+            betas: train.betas,
+            epsilon: train.eps,
+            weight_decay: train.weight_decay,
+        },
+        layout.matrices().count(),
+    );
+    let mut found = Vec::new();
+    for step in 0..count {
+        let examples: Vec<Encoded> = (0..rows)
+            .map(|row| {
+                let start = (step * rows + row) * length;
+                Encoded {
+                    ids: ids[start..start + length]
+                        .iter()
+                        .map(|v| *v as u32)
+                        .collect(),
+                    prompt_len: labels[start..start + length]
+                        .iter()
+                        .take_while(|l| **l < 0)
+                        .count(),
+                }
+            })
+            .collect();
+        let batch: Vec<&Encoded> = examples.iter().collect();
+        let step = gradients(&mut learner, &[batch], 0, step as u64, 2);
+        found.push(step.loss);
+        for (i, (matrix, gradient)) in learner
+            .matrices()
+            .into_iter()
+            .zip(step.matrices)
+            .enumerate()
+        {
+            *matrix = optimizer.step(i, train.lr, matrix.clone(), gradient);
+        }
+    }
+    let difference = found.iter().zip(losses).map(|(a, b)| (a - b).abs()).fold(
+        if found.len() == losses.len() {
+            0.0
+        } else {
+            f64::NAN
+        },
+        f64::max,
+    );
+    let mut checks = vec![Check {
+        name: format!("{strategy}: loss of {count} steps"),
+        difference,
+        tolerance: TOLERANCE,
+    }];
+    let bank = learner.bank.as_ref().context("the learner lost its bank")?;
+    let mut worst = [0f64; 2];
+    for (index, site) in layout.sites.iter().enumerate() {
+        let (a, b) = bank.site(index);
+        for (k, (matrix, letter)) in [(a, 'a'), (b, 'b')].into_iter().enumerate() {
+            let expected = tensors.floats(&format!("{}.{letter}_final", site.path))?;
+            let check = compare("", &values(matrix.clone())?, &expected, None);
+            worst[k] = if check.difference.is_nan() {
+                f64::NAN
+            } else {
+                worst[k].max(check.difference)
+            };
+        }
+    }
+    for (difference, letter) in worst.into_iter().zip(["A", "B"]) {
+        checks.push(Check {
+            name: format!("{strategy}: final {letter} of {} sites", layout.sites.len()),
+            difference,
+            tolerance: TOLERANCE,
+        });
+    }
+    Ok(checks)
+}
+
+#[derive(Deserialize)]
+struct Cases {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    prompt: String,
+    input_ids: Vec<u32>,
+    nll_sum: f64,
+    greedy_ids: Vec<u32>,
+}
+
+/// Compares one real model with a file of cases: token ids, summed negative log-likelihood, the most likely next
+/// token and the greedy continuation.
+///
+/// # Errors
+/// A file that is missing or malformed.
+pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec<Check>> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let cases: Cases =
+        serde_json::from_str(&text).with_context(|| format!("{} is malformed", file.display()))?;
+    let mut checks = Vec::new();
+    for case in cases.cases {
+        let ids = encoder.encode(&case.prompt, true)?;
+        checks.push(tokens(
+            &format!("{}: token ids", case.name),
+            &ids,
+            &case.input_ids,
+        ));
+        let input = Input::right_padded(&[&case.input_ids], 0);
+        let hidden = model.hidden(&input, None, None);
+        let n = case.input_ids.len();
+        let predicting = hidden.clone().narrow(0, 0, n - 1);
+        let sum = cross_entropy(&predicting, model.head(), &case.input_ids[1..], None).sum;
+        checks.push(Check {
+            name: format!("{}: negative log-likelihood (relative)", case.name),
+            difference: ((sum - case.nll_sum) / case.nll_sum).abs(),
+            tolerance: RELATIVE_TOLERANCE,
+        });
+        let options = GenerateOptions {
+            max_new_tokens: case.greedy_ids.len(),
+            eos: Vec::new(),
+            pad: 0,
+            sampling: None,
+        };
+        let answer = generate(
+            model,
+            None,
+            &[&case.input_ids],
+            &options,
+            |_, _| false,
+            |_| {},
+        );
+        checks.push(tokens(
+            &format!("{}: greedy tokens", case.name),
+            &answer[0],
+            &case.greedy_ids,
+        ));
+    }
+    Ok(checks)
+}
+
+fn tokens(name: &str, found: &[u32], expected: &[u32]) -> Check {
+    let differ = found.iter().zip(expected).filter(|(a, b)| a != b).count()
+        + found.len().abs_diff(expected.len());
+    Check {
+        name: name.into(),
+        difference: differ as f64,
+        tolerance: 0.0,
+    }
+}
+
+/// `rows`: which rows of the last dimension count.
+fn compare(name: &str, found: &[f32], expected: &[f32], rows: Option<&[bool]>) -> Check {
+    let mut difference = if found.len() == expected.len() {
+        0f64
+    } else {
+        f64::NAN
+    };
+    let width = rows.map_or(1, |r| expected.len() / r.len().max(1)).max(1);
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        if rows.is_none_or(|r| r[i / width]) {
+            let d = f64::from((a - b).abs());
+            difference = if d.is_nan() || difference.is_nan() {
+                f64::NAN
+            } else {
+                difference.max(d)
+            };
+        }
+    }
+    Check {
+        name: name.into(),
+        difference,
+        tolerance: TOLERANCE,
+    }
+}
+
+fn values(tensor: Tensor<2>) -> Result<Vec<f32>> {
+    tensor
+        .without_autodiff()
+        .try_to_vec_as::<f32>()
+        .context("cannot read a tensor back")
+}
+
+/// A safetensors file in memory, with errors that name it.
+struct Tensors {
+    path: std::path::PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Tensors {
+    fn read(path: &Path) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Tensors {
+            path: path.to_owned(),
+            bytes,
+        })
+    }
+
+    fn get(&self, name: &str, dtype: Dtype) -> Result<(Vec<usize>, Vec<u8>)> {
+        let file = SafeTensors::deserialize(&self.bytes)
+            .with_context(|| self.path.display().to_string())?;
+        let view = file
+            .tensor(name)
+            .with_context(|| format!("{}: no tensor `{name}`", self.path.display()))?;
+        if view.dtype() != dtype {
+            bail!(
+                "{}: `{name}` is {:?}, not {dtype:?}",
+                self.path.display(),
+                view.dtype()
+            );
+        }
+        Ok((view.shape().to_vec(), view.data().to_vec()))
+    }
+
+    fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        let (_, bytes) = self.get(name, Dtype::F32)?;
+        Ok(bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect())
+    }
+
+    fn integers(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>)> {
+        let (shape, bytes) = self.get(name, Dtype::I64)?;
+        let values = bytes
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+            .collect();
+        Ok((shape, values))
+    }
+}

@@ -1,0 +1,633 @@
+//! From an experiment to its runs: axes multiplied, overrides written, each run with a label and a content hash.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use sharelora_adapters::{AdapterConfig, Method};
+use sharelora_hub::Source;
+use sharelora_tasks::{DatasetSpec, TaskOptions, task};
+
+use crate::experiment::{
+    self, EvaluateSpec, Experiment, ExperimentError, ModelSpec, Sections, TrainSpec,
+};
+
+/// Raised when the program computes something else from the same configuration, so that old results are not
+/// taken for new ones. The crate's own version does not count: most releases change no result.
+pub const RESULT_VERSION: u32 = 1;
+
+/// Local files up to this size are part of a run's hash by their content; a larger one by its name alone,
+/// since planning has to stay quick.
+const HASHED_FILE_LIMIT: u64 = 64 << 20;
+
+/// An experiment and its runs, in the order of its axes.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub experiment: Experiment,
+    pub runs: Vec<ResolvedRun>,
+}
+
+/// Everything that decides the result of one run.
+///
+/// What does not matter to the method is absent, so that it is not hashed either: an untouched base has neither
+/// adapter, training nor seed, and full fine-tuning has no adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolvedRun {
+    /// The experiment's name. Not hashed.
+    pub experiment: String,
+    /// The axes that matter to this run and their values as text, `method` included. Not hashed.
+    pub axes: BTreeMap<String, String>,
+    pub result_version: u32,
+    /// `flex` or `libtorch`: the same seed gives other last digits on another backend.
+    pub backend: String,
+    pub model: ModelSpec,
+    pub method: Method,
+    /// 0 for the untouched base.
+    pub seed: u64,
+    /// Absent for `base` and `full`.
+    pub adapter: Option<AdapterConfig>,
+    /// Absent for `base`.
+    pub train: Option<TrainSpec>,
+    pub evaluate: Vec<EvaluateSpec>,
+    /// Version and data of every task in use, by `TASK/VARIANT`.
+    pub tasks: BTreeMap<String, TaskInfo>,
+    /// SHA-256 of the model's local files (`file:` sources that are there and not huge).
+    pub files: BTreeMap<String, String>,
+}
+
+/// What a task was when the run was planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskInfo {
+    /// Version of the task's prompts and grades.
+    pub version: u32,
+    /// Name of the dataset description.
+    pub dataset: String,
+    /// SHA-256 of what the description says of the rows; its note and licence do not count.
+    pub rows: String,
+}
+
+impl ResolvedRun {
+    /// `share_a-seed0`, and `-rank4` for every further axis; a legal file name.
+    pub fn label(&self) -> String {
+        let mut label = file_name(self.method.name());
+        if self.method != Method::Base {
+            label.push_str(&format!("-seed{}", self.seed));
+        }
+        let others: Vec<(&String, &String)> = self
+            .axes
+            .iter()
+            .filter(|(k, _)| !["method", "seed"].contains(&k.as_str()))
+            .collect();
+        for (key, value) in &others {
+            let short = last_part(key);
+            let unique = others.iter().filter(|(k, _)| last_part(k) == short).count() == 1;
+            let name = if unique { short } else { key.as_str() };
+            label.push_str(&format!("-{}{}", file_name(name), file_name(value)));
+        }
+        label
+    }
+
+    /// SHA-256, in hexadecimal, of the canonical JSON of what decides the result.
+    pub fn hash(&self) -> String {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Value::Object(map) = &mut value {
+            map.remove("experiment");
+            map.remove("axes");
+            if let Some(Value::Object(model)) = map.get_mut("model") {
+                // A name for tables; the sources decide.
+                model.remove("name");
+            }
+        }
+        hex(&Sha256::digest(canonical(&value).as_bytes()))
+    }
+
+    /// The first 8 digits of [`ResolvedRun::hash`], as folders carry them.
+    pub fn short_hash(&self) -> String {
+        self.hash().chars().take(8).collect()
+    }
+
+    /// Name of the run's folder, `LABEL-HASH8`.
+    pub fn folder(&self) -> String {
+        format!("{}-{}", self.label(), self.short_hash())
+    }
+
+    /// Every source of the model, in the order config, tokenizer, weights.
+    pub fn model_sources(&self) -> impl Iterator<Item = &Source> {
+        [&self.model.config, &self.model.tokenizer]
+            .into_iter()
+            .chain(&self.model.weights)
+    }
+}
+
+/// Resolves an experiment into runs. Reads no model and no data, only the descriptions of both.
+///
+/// # Errors
+/// A key or value that is wrong in one run, or two axis values that give the same run.
+pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, ExperimentError> {
+    let mut runs: Vec<ResolvedRun> = Vec::new();
+    // Where each run came from, for the message about two equal ones.
+    let mut origins: Vec<String> = Vec::new();
+    let mut hashes: Vec<String> = Vec::new();
+    for point in points(&experiment.axes) {
+        let run = resolve(root, &experiment, &point, backend)?;
+        let hash = run.hash();
+        let origin: Vec<String> = point
+            .iter()
+            .map(|(key, value)| format!("{key} = {}", text_of(value)))
+            .collect();
+        let origin = origin.join(", ");
+        match hashes.iter().position(|h| *h == hash) {
+            // Only axes that do not matter to this method differ.
+            Some(i) if runs[i].axes == run.axes && !repeated(&experiment, &point) => {}
+            Some(i) => {
+                return Err(experiment.section_error(
+                    "[axes]",
+                    format!(
+                        "({}) and ({origin}) are the same run: remove one of the values",
+                        origins[i]
+                    ),
+                ));
+            }
+            None => {
+                if let Some(i) = runs.iter().position(|other| other.label() == run.label()) {
+                    return Err(experiment.section_error(
+                        "[axes]",
+                        format!(
+                            "({}) and ({origin}) would both be called `{}`: give one method another name",
+                            origins[i],
+                            run.label()
+                        ),
+                    ));
+                }
+                runs.push(run);
+                origins.push(origin);
+                hashes.push(hash);
+            }
+        }
+    }
+    Ok(Plan { experiment, runs })
+}
+
+/// All combinations of the axes' values, the last axis fastest.
+fn points(axes: &[(String, Vec<Value>)]) -> Vec<Vec<(String, Value)>> {
+    axes.iter().fold(vec![Vec::new()], |points, (key, values)| {
+        points
+            .iter()
+            .flat_map(|point| {
+                values.iter().map(move |value| {
+                    let mut next = point.clone();
+                    next.push((key.clone(), value.clone()));
+                    next
+                })
+            })
+            .collect()
+    })
+}
+
+/// Whether the file lists one of this point's values twice.
+fn repeated(experiment: &Experiment, point: &[(String, Value)]) -> bool {
+    experiment
+        .axes
+        .iter()
+        .zip(point)
+        .any(|((_, values), (_, value))| values.iter().filter(|v| *v == value).count() > 1)
+}
+
+fn resolve(
+    root: &Path,
+    experiment: &Experiment,
+    point: &[(String, Value)],
+    backend: &str,
+) -> Result<ResolvedRun, ExperimentError> {
+    let mut document = experiment.document().clone();
+    let mut method = Method::Base;
+    let mut seed = 0;
+    for (key, value) in point {
+        match key.as_str() {
+            "method" => {
+                method = Method::try_from(value.clone())
+                    .map_err(|e| experiment.value_error("[axes]", "method", e.to_string()))?;
+            }
+            "seed" => seed = value.as_u64().unwrap_or(0),
+            _ => experiment::set(&mut document, key, value.clone())
+                .map_err(|e| experiment.section_error("[axes]", e))?,
+        }
+    }
+    for each in &experiment.overrides {
+        if holds(experiment, &each.when, &document, &method, seed)? {
+            for (key, value) in flatten(&each.set) {
+                experiment::set(&mut document, &key, value.clone())
+                    .map_err(|e| experiment.section_error("[[override]] set:", e))?;
+            }
+        }
+    }
+    let Sections {
+        model,
+        adapter,
+        train,
+        evaluate,
+    } = experiment.sections(&document)?;
+    let adapter = method.sharing().is_some().then_some(adapter);
+    let train = (method != Method::Base).then_some(train);
+    if train.is_none() {
+        seed = 0;
+    }
+    let axes = point
+        .iter()
+        .filter(|(key, _)| match key.split('.').next() {
+            Some("adapter") => adapter.is_some(),
+            Some("train" | "seed") => train.is_some(),
+            _ => true,
+        })
+        .map(|(key, value)| {
+            let text = if key == "method" {
+                method.name().to_owned()
+            } else {
+                text_of(value)
+            };
+            (key.clone(), text)
+        })
+        .collect();
+    let mut tasks = BTreeMap::new();
+    let named = train.iter().map(|t| (&t.task, &t.task_options));
+    for (name, options) in named.chain(evaluate.iter().map(|e| (&e.task, &e.options))) {
+        let (key, info) = task_info(root, name, options)
+            .map_err(|e| experiment.section_error(&format!("task `{name}`:"), e.to_string()))?;
+        tasks.insert(key, info);
+    }
+    let mut run = ResolvedRun {
+        experiment: experiment.name.clone(),
+        axes,
+        result_version: RESULT_VERSION,
+        backend: backend.into(),
+        model,
+        method,
+        seed,
+        adapter,
+        train,
+        evaluate,
+        tasks,
+        files: BTreeMap::new(),
+    };
+    run.files = local_files(root, &run)?;
+    Ok(run)
+}
+
+fn task_info(
+    root: &Path,
+    name: &str,
+    options: &TaskOptions,
+) -> Result<(String, TaskInfo), sharelora_tasks::Error> {
+    let task = task(name, options)?;
+    let spec = DatasetSpec::named(task.dataset(), Some(&root.join("datasets")))?;
+    let mut rows = serde_json::to_value(&spec).unwrap_or_default();
+    if let Value::Object(map) = &mut rows {
+        map.remove("note");
+        map.remove("license");
+    }
+    let info = TaskInfo {
+        version: task.version(),
+        dataset: spec.name,
+        rows: hex(&Sha256::digest(canonical(&rows).as_bytes())),
+    };
+    Ok((format!("{name}/{}", task.variant()), info))
+}
+
+/// Whether every key of `when` has its value: `method` by name, `seed`, or a dotted key of the document.
+fn holds(
+    experiment: &Experiment,
+    when: &Map<String, Value>,
+    document: &Value,
+    method: &Method,
+    seed: u64,
+) -> Result<bool, ExperimentError> {
+    let mut all = true;
+    for (key, wanted) in flatten(when) {
+        let found = match key.as_str() {
+            "method" => {
+                let names: Vec<&str> = experiment
+                    .axes
+                    .iter()
+                    .filter(|(k, _)| k == "method")
+                    .flat_map(|(_, values)| values)
+                    .filter_map(|v| v.as_str().or_else(|| v.get("name").and_then(Value::as_str)))
+                    .collect();
+                let known = |name: &str| names.contains(&name) || Method::named(name).is_ok();
+                if let Some(name) = wanted.as_str().filter(|name| !known(name)) {
+                    let near = experiment::did_you_mean(name, names.iter().copied());
+                    return Err(experiment.value_error(
+                        "[[override]] when:",
+                        "method",
+                        format!(
+                            "unknown method `{name}`{near}: choices: {}",
+                            names.join(", ")
+                        ),
+                    ));
+                }
+                Value::from(method.name())
+            }
+            "seed" => Value::from(seed),
+            _ => match experiment::get(document, &key) {
+                Some(value) => value.clone(),
+                None => {
+                    return Err(experiment.value_error(
+                        "[[override]] when:",
+                        &key,
+                        "the file has no such key: write `method`, `seed` or a dotted key that is set, \
+                         \"train.task\" say"
+                            .into(),
+                    ));
+                }
+            },
+        };
+        // 1 and 1.0 are one number.
+        all &= found == *wanted || (found.is_number() && found.as_f64() == wanted.as_f64());
+    }
+    Ok(all)
+}
+
+/// `{ "train.learning_rate" = x }` and `{ train.learning_rate = x }` alike, by dotted key.
+fn flatten(map: &Map<String, Value>) -> Vec<(String, &Value)> {
+    let mut out = Vec::new();
+    for (key, value) in map {
+        match value {
+            Value::Object(inner) => {
+                out.extend(
+                    flatten(inner)
+                        .into_iter()
+                        .map(|(k, v)| (format!("{key}.{k}"), v)),
+                );
+            }
+            other => out.push((key.clone(), other)),
+        }
+    }
+    out
+}
+
+fn local_files(
+    root: &Path,
+    run: &ResolvedRun,
+) -> Result<BTreeMap<String, String>, ExperimentError> {
+    let mut files = BTreeMap::new();
+    for source in run.model_sources() {
+        let Source::File(path) = source else { continue };
+        let path = root.join(path);
+        if std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= HASHED_FILE_LIMIT) {
+            let bytes =
+                std::fs::read(&path).map_err(|source| ExperimentError::Io { path, source })?;
+            files.insert(source.to_string(), hex(&Sha256::digest(&bytes)));
+        }
+    }
+    Ok(files)
+}
+
+/// JSON with the keys of every object in order, so that equal values have equal text.
+pub fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
+            let parts: Vec<String> = sorted
+                .into_iter()
+                .map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical(v)))
+                .collect();
+            format!("{{{}}}", parts.join(","))
+        }
+        Value::Array(list) => {
+            let parts: Vec<String> = list.iter().map(canonical).collect();
+            format!("[{}]", parts.join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A value as labels and tables show it.
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(text_of).collect::<Vec<_>>().join("+"),
+        Value::Object(map) => match map.get("name") {
+            Some(Value::String(name)) => name.clone(),
+            _ => canonical(value),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn last_part(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+/// The text with everything that is awkward in a file name turned into `_`, and not too long.
+fn file_name(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "_.+-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(60)
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::experiment::tests::{SMALL, parse};
+
+    pub(crate) fn planned(text: &str, sets: &[&str]) -> Result<Plan, ExperimentError> {
+        plan(Path::new("/nonexistent"), parse(text, sets)?, "flex")
+    }
+
+    fn labels(plan: &Plan) -> Vec<String> {
+        plan.runs.iter().map(ResolvedRun::label).collect()
+    }
+
+    fn hashes(text: &str, sets: &[&str]) -> Vec<String> {
+        planned(text, sets)
+            .unwrap()
+            .runs
+            .iter()
+            .map(ResolvedRun::hash)
+            .collect()
+    }
+
+    /// Axes multiply; what does not matter to a method makes no further run of it.
+    #[test]
+    fn axes_multiply() {
+        let plan = planned(
+            SMALL,
+            &[
+                "axes.seed=[0, 1]",
+                "axes.adapter.rank=[4, 8]",
+                "axes.method=[\"base\", \"full\", \"lora\"]",
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            labels(&plan),
+            [
+                "base",
+                "full-seed0",
+                "full-seed1",
+                "lora-seed0-rank4",
+                "lora-seed0-rank8",
+                "lora-seed1-rank4",
+                "lora-seed1-rank8"
+            ]
+        );
+        let base = &plan.runs[0];
+        assert!(base.train.is_none() && base.adapter.is_none());
+        assert!(plan.runs[1].adapter.is_none() && plan.runs[1].train.is_some());
+        assert_eq!(plan.runs[4].adapter.as_ref().unwrap().rank, 8);
+        assert_eq!(plan.runs[4].axes["adapter.rank"], "8");
+    }
+
+    #[test]
+    fn equal_last_parts_of_axes_stay_apart_in_labels() {
+        let sets = [
+            "axes.method=[\"lora\"]",
+            "axes.train.task=[\"pocket\"]",
+            "axes.evaluate.0.task=[\"pocket\", \"gsm8k\"]",
+        ];
+        let plan = planned(SMALL, &sets).unwrap();
+        assert_eq!(
+            labels(&plan)[1],
+            "lora-seed0-evaluate.0.taskgsm8k-train.taskpocket"
+        );
+    }
+
+    /// The hash is of what decides the result and of nothing else, else finished runs are done again or, worse,
+    /// taken for others.
+    #[test]
+    fn hashes_follow_what_decides_the_result() {
+        let before = hashes(SMALL, &[]);
+        let reordered = r#"
+            axes = { method = ["base", "lora", "share_a"] }
+            evaluate = [{ task = "pocket" }]
+            train = { learning_rate = 0.001, steps = 10, task = "pocket", epsilon = 1e-8 }
+            adapter = { targets = ["all_linear"], dropout = 0, alpha = 8.0, rank = 4 }
+            caveat = "c"
+            description = "d"
+            title = "Another"
+            [model]
+            weights = ["file:tiny/model.safetensors"]
+            tokenizer = "file:tiny/tokenizer.json"
+            config = "file:tiny/config.json"
+            name = "called otherwise"
+        "#;
+        assert_eq!(before, hashes(reordered, &[]));
+        for set in [
+            "train.learning_rate=2e-3",
+            "train.steps=11",
+            "train.betas=[0.9, 0.98]",
+            "train.held_out=4",
+        ] {
+            let after = hashes(SMALL, &[set]);
+            assert_eq!(
+                before[0], after[0],
+                "{set} does not matter to the untouched base"
+            );
+            assert!(before[1] != after[1] && before[2] != after[2], "{set}");
+        }
+        for set in ["adapter.rank=5", "adapter.scaling=rslora"] {
+            let after = hashes(SMALL, &[set]);
+            assert!(before[0] == after[0] && before[1] != after[1], "{set}");
+        }
+        for set in [
+            "evaluate.0.options.limit=3",
+            "model.weights=[\"file:other.gguf\"]",
+        ] {
+            let after = hashes(SMALL, &[set]);
+            assert!(before.iter().zip(&after).all(|(a, b)| a != b), "{set}");
+        }
+        assert_ne!(before[1], hashes(SMALL, &["axes.seed=[1]"])[1]);
+        assert_ne!(
+            before,
+            planned(SMALL, &[])
+                .unwrap()
+                .runs
+                .iter()
+                .map(|r| ResolvedRun {
+                    backend: "libtorch".into(),
+                    ..r.clone()
+                }
+                .hash())
+                .collect::<Vec<_>>()
+        );
+    }
+
+    /// A run that is read back from its folder must be the same run, to the last digit of its numbers.
+    #[test]
+    fn runs_survive_their_file() {
+        let custom = "axes.method=[{ name = \"g\", a = { groups = 2 }, b = \"per_layer\" }]";
+        for run in planned(
+            SMALL,
+            &[custom, "train.learning_rate=0.1234567890123456789"],
+        )
+        .unwrap()
+        .runs
+        {
+            let text = serde_json::to_string(&run).unwrap();
+            let back: ResolvedRun = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, run);
+            assert_eq!(back.hash(), run.hash());
+        }
+    }
+
+    #[test]
+    fn a_local_model_counts_by_its_content() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("tiny")).unwrap();
+        let hash = |content: &str| {
+            std::fs::write(root.path().join("tiny/model.safetensors"), content).unwrap();
+            plan(root.path(), parse(SMALL, &[]).unwrap(), "flex")
+                .unwrap()
+                .runs[0]
+                .hash()
+        };
+        assert_ne!(hash("one"), hash("two"));
+        assert_eq!(hash("one"), hash("one"));
+    }
+
+    #[test]
+    fn overrides_hold_for_their_runs_alone() {
+        let text = SMALL.replace(
+            "[axes]",
+            "[[override]]\nwhen = { method = \"lora\" }\nset = { \"train.learning_rate\" = 1e-5 }\n[axes]",
+        );
+        let rates: Vec<f64> = planned(&text, &[]).unwrap().runs[1..]
+            .iter()
+            .map(|r| r.train.as_ref().unwrap().learning_rate)
+            .collect();
+        assert_eq!(rates, [1e-5, 1e-3]);
+        let wrong = |from: &str, to: &str| {
+            planned(&text.replace(from, to), &[])
+                .unwrap_err()
+                .to_string()
+        };
+        insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { method = \"lroa\" }"), @r#"experiments/x.toml: [[override]] when: `method`: unknown method `lroa` (did you mean `lora`?): choices: base, lora, share_a"#);
+        insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { rank = 4 }"), @r#"experiments/x.toml: [[override]] when: `rank`: the file has no such key: write `method`, `seed` or a dotted key that is set, "train.task" say"#);
+        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, batch_size, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, max_source, max_target, group_by_length, held_out, evaluate_every, checkpoint_every, keep_best, rows"#);
+    }
+
+    /// Two labels for one configuration would do the work twice, and count one seed as two.
+    #[test]
+    fn equal_runs_are_refused_by_name() {
+        let refused = |set: &str| planned(SMALL, &[set]).unwrap_err().to_string();
+        insta::assert_snapshot!(refused("axes.method=[\"lora\", \"lora\"]"), @r#"experiments/x.toml: [axes] (method = lora, seed = 0) and (method = lora, seed = 0) are the same run: remove one of the values"#);
+        // An axis of a key that does not exist is as much of a mistake.
+        assert!(refused("axes.adapter.rnak=[8]").contains("did you mean `rank`?"));
+        insta::assert_snapshot!(refused("axes.adapter.alpha=[8, 8.0]"), @r#"experiments/x.toml: [axes] (method = lora, seed = 0, adapter.alpha = 8) and (method = lora, seed = 0, adapter.alpha = 8.0) are the same run: remove one of the values"#);
+    }
+}

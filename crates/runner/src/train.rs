@@ -1,0 +1,197 @@
+//! The training loop: batches in, a trained learner and a log of its steps out.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use sharelora_report::Step;
+use sharelora_tasks::Encoded;
+
+use crate::batch::Batches;
+use crate::checkpoint::{self, Best, Progressed};
+use crate::data::Data;
+use crate::experiment::TrainSpec;
+use crate::gradients::{Learner, gradients, held_out_loss};
+use crate::optimizer::{AdamWOptions, Optimizer};
+use crate::progress::Progress;
+use crate::schedule::learning_rate;
+use crate::{RunDir, host};
+
+/// How training ended.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    pub progressed: Progressed,
+    /// The loss or a gradient left the finite numbers here; the learner holds the last good values.
+    pub diverged: Option<String>,
+}
+
+/// Trains `learner` as `spec` says, from the last checkpoint in `dir` where there is one. `parts` as in
+/// [`crate::device::parts`].
+///
+/// # Errors
+/// Writing failed. Divergence is no error.
+pub fn train(
+    learner: &mut Learner,
+    data: &Data,
+    spec: &TrainSpec,
+    seed: u64,
+    parts: usize,
+    dir: &RunDir,
+    quiet: bool,
+) -> Result<Trained> {
+    let shapes: Vec<[usize; 2]> = learner.matrices().iter().map(|m| m.dims()).collect();
+    let sizes: Vec<usize> = shapes.iter().map(|[a, b]| a * b).collect();
+    let mut optimizer = Optimizer::new(
+        AdamWOptions {
+            betas: spec.betas,
+            epsilon: spec.epsilon,
+            weight_decay: spec.weight_decay,
+        },
+        shapes.len(),
+    );
+    let mut state = Progressed::default();
+    let mut best: Option<Vec<Vec<f32>>> = None;
+    match checkpoint::load(&dir.checkpoint(), &sizes) {
+        Ok(Some(saved)) => {
+            let device = learner.model.device().clone();
+            checkpoint::set_values(learner, saved.matrices);
+            optimizer.restore(saved.moments, &shapes, &device);
+            state = saved.progressed;
+            best = saved.best;
+        }
+        Ok(None) => {}
+        Err(e) => eprintln!("  training starts again: {e:#}"),
+    }
+    let held_out: Vec<&Encoded> = data.held_out.iter().collect();
+    let measure = |learner: &Learner| {
+        (!held_out.is_empty()).then(|| held_out_loss(learner, &held_out, 2 * spec.batch_size, parts))
+    };
+    dir.truncate_after(state.step)?;
+    let fresh = state.step == 0;
+    if fresh {
+        dir.truncate_after(0)?;
+        let _ = std::fs::remove_file(dir.steps());
+        state.held_out_before = measure(learner);
+        state.held_out = state.held_out_before;
+        if spec.keep_best && let Some(loss) = state.held_out {
+            state.best = Some(Best { step: 0, loss });
+            best = Some(checkpoint::values(learner));
+        }
+        log(dir, &state, None, 0.0, None, 0.0, state.held_out)?;
+    }
+
+    let lengths = data.train.iter().map(|e| e.ids.len()).collect();
+    let mut batches = Batches::new(lengths, spec.batch_size, seed, spec.group_by_length);
+    let mut progress = Progress::new("train", spec.steps as u64, quiet);
+    while (state.step as usize) < spec.steps {
+        let begun = Instant::now();
+        let first = state.step * spec.accumulation as u64;
+        let micro: Vec<Vec<&Encoded>> = (0..spec.accumulation as u64)
+            .map(|i| batches.get(first + i).into_iter().map(|row| &data.train[row]).collect())
+            .collect();
+        let tokens: usize = micro.iter().flatten().map(|e| e.ids.len()).sum();
+        let rate = learning_rate(
+            spec.schedule,
+            spec.learning_rate,
+            spec.warmup(),
+            spec.steps,
+            state.step as usize,
+        );
+        let step = gradients(learner, &micro, seed, first, parts);
+        let norm = norm(&step.matrices);
+        if !(step.loss.is_finite() && norm.is_finite()) {
+            let reason = format!("step {}: loss {}, gradient norm {norm}", state.step + 1, step.loss);
+            state.last_loss = Some(step.loss);
+            progress.finish(&format!("diverged at {reason}"));
+            return Ok(Trained {
+                progressed: state,
+                diverged: Some(reason),
+            });
+        }
+        let factor = match spec.clip_norm {
+            // As PyTorch's `clip_grad_norm_`.
+            Some(limit) if norm > limit => limit / (norm + 1e-6),
+            _ => 1.0,
+        };
+        for (i, (matrix, gradient)) in learner.matrices().into_iter().zip(step.matrices).enumerate() {
+            let gradient = if factor == 1.0 { gradient } else { gradient.mul_scalar(factor) };
+            *matrix = optimizer.step(i, rate, matrix.clone(), gradient);
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        state.step += 1;
+        state.tokens += tokens as u64;
+        state.seconds += seconds;
+        state.last_loss = Some(step.loss);
+
+        let last = state.step as usize == spec.steps;
+        let due = spec.evaluate_every > 0 && (state.step as usize).is_multiple_of(spec.evaluate_every);
+        let mut measured = None;
+        if due || last {
+            measured = measure(learner);
+            state.held_out = measured.or(state.held_out);
+            if spec.keep_best
+                && let Some(loss) = measured
+                && state.best.as_ref().is_none_or(|b| loss < b.loss)
+            {
+                state.best = Some(Best {
+                    step: state.step,
+                    loss,
+                });
+                best = Some(checkpoint::values(learner));
+            }
+        }
+        let speed = tokens as f64 / seconds;
+        log(dir, &state, Some(step.loss), rate, Some(norm), speed, measured)?;
+        progress.set(state.step, &format!("loss {:.4} {speed:.0} tokens/s", step.loss));
+        if last || (spec.checkpoint_every > 0 && (state.step as usize).is_multiple_of(spec.checkpoint_every)) {
+            checkpoint::save(&dir.checkpoint(), learner, &optimizer, &state, best.as_ref())?;
+        }
+    }
+    let text = |loss: Option<f64>| loss.map_or("-".into(), |l| format!("{l:.4}"));
+    progress.finish(&format!(
+        "{} steps, held-out loss {} -> {}",
+        state.step,
+        text(state.held_out_before),
+        text(state.best.as_ref().map(|b| b.loss).or(state.held_out))
+    ));
+    if let Some(best) = best {
+        checkpoint::set_values(learner, best);
+    }
+    Ok(Trained {
+        progressed: state,
+        diverged: None,
+    })
+}
+
+fn log(
+    dir: &RunDir,
+    state: &Progressed,
+    loss: Option<f64>,
+    learning_rate: f64,
+    grad_norm: Option<f64>,
+    tokens_per_second: f64,
+    held_out_loss: Option<f64>,
+) -> Result<()> {
+    Ok(dir.append_step(&Step {
+        step: state.step,
+        loss,
+        learning_rate,
+        grad_norm,
+        tokens: state.tokens,
+        tokens_per_second,
+        memory_bytes: host::resident_bytes(),
+        held_out_loss,
+    })?)
+}
+
+/// Euclidean norm of all gradients together.
+fn norm(gradients: &[Tensor<2>]) -> f64 {
+    gradients
+        .iter()
+        .map(|g| {
+            let square = g.clone().square().sum();
+            f64::from(square.try_into_vec_as::<f32>().ok().and_then(|v| v.first().copied()).unwrap_or(f32::NAN))
+        })
+        .sum::<f64>()
+        .sqrt()
+}

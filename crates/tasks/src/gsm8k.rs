@@ -1,0 +1,502 @@
+//! GSM8K: grade school word problems (Cobbe et al., arXiv 2110.14168).
+//!
+//! Source: lm-eval v3, `lm_eval/tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot.yaml`, and for `released` the
+//! ShareLoRA code, `sharelora/lora_llama3_share.py` with its `few_shot.py`.
+//!
+//! | variant | prompt | worked examples | strict answer |
+//! |---|---|---|---|
+//! | `zero_shot` (default) | `Question: ..\nAnswer:` | none | `#### N` |
+//! | `cot` | `Q: ..\nA:` | the 8 of Wei et al. (arXiv 2201.11903, table 20) | `The answer is N.` |
+//! | `released` | `Question: ..\n\nAnswer: ` | the same 8, in training too | `The final answer is N` |
+//!
+//! Deviations: `shots = n` in `zero_shot` takes the first n rows of `train`, where lm-eval draws n rows
+//! for every question. lm-eval defines no training: `cot` is trained on its own prompt without worked
+//! examples and ends in `The answer is N.`. The released training truncates the source at 512
+//! tokens, which cuts the question off; that is the encoder's doing (`max_source = 512`), not the prompt's.
+//! The released code writes predictions and has no grader: `released` is graded as the other variants are.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::Result;
+use crate::table::Row;
+use crate::task::{self, Answer, Example, Request, RequestKind, Sampling, Task, TaskOptions};
+
+const NAME: &str = "gsm8k";
+const VARIANTS: [&str; 3] = ["zero_shot", "cot", "released"];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    ZeroShot,
+    Cot,
+    Released,
+}
+
+/// See the module's text.
+pub struct Gsm8k {
+    variant: Variant,
+    shots: usize,
+    max_new_tokens: usize,
+    options: TaskOptions,
+}
+
+impl Gsm8k {
+    /// The task with these options.
+    pub fn new(options: &TaskOptions) -> Result<Self> {
+        let variant = match options.choose(NAME, &VARIANTS)? {
+            0 => Variant::ZeroShot,
+            1 => Variant::Cot,
+            _ => Variant::Released,
+        };
+        let (shots, tokens) = match variant {
+            Variant::ZeroShot => (0, 256),
+            Variant::Cot => (8, 256),
+            Variant::Released => (8, 512),
+        };
+        let shots = options.shots.unwrap_or(shots);
+        if variant != Variant::ZeroShot && shots > WORKED.len() {
+            let reason = format!(
+                "this variant has {} worked examples, not {shots}",
+                WORKED.len()
+            );
+            return Err(crate::Error::Option {
+                task: NAME,
+                key: "shots",
+                reason,
+            });
+        }
+        Ok(Gsm8k {
+            variant,
+            shots,
+            max_new_tokens: options.new_tokens(NAME, tokens)?,
+            options: options.clone(),
+        })
+    }
+
+    fn question(&self, question: &str) -> String {
+        match self.variant {
+            Variant::ZeroShot => format!("Question: {question}\nAnswer:"),
+            Variant::Cot => format!("Q: {question}\nA:"),
+            Variant::Released => format!("Question: {question}\n\nAnswer: "),
+        }
+    }
+
+    /// The answer as it follows the question; `Answer: ` of `released` ends in its own space.
+    fn answer(&self, answer: &str) -> String {
+        let (work, number) = answer.rsplit_once("\n#### ").unwrap_or((answer, ""));
+        match self.variant {
+            Variant::ZeroShot => format!(" {answer}"),
+            Variant::Cot => format!(" {work}\nThe answer is {}.", number.trim()),
+            Variant::Released => format!("{work} The final answer is {}", number.trim()),
+        }
+    }
+
+    /// Worked examples, each followed by a blank line.
+    fn header(&self, shot_rows: &[Row]) -> Result<String> {
+        let mut header = String::new();
+        if self.variant == Variant::ZeroShot {
+            for row in task::shots(NAME, shot_rows, self.shots)? {
+                header += &format!(
+                    "{}{}\n\n",
+                    self.question(row.text("question")?),
+                    self.answer(row.text("answer")?)
+                );
+            }
+        } else {
+            for (question, work, number) in &WORKED[..self.shots] {
+                let answer = match self.variant {
+                    Variant::Released => format!("{work} The final answer is {number}"),
+                    _ => format!(" {work} The answer is {number}."),
+                };
+                header += &format!("{}{answer}\n\n", self.question(question));
+            }
+        }
+        Ok(header)
+    }
+}
+
+impl Task for Gsm8k {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn variant(&self) -> String {
+        match (self.variant, self.shots) {
+            (Variant::ZeroShot, 0) => "zero_shot".to_owned(),
+            (Variant::ZeroShot, n) => format!("{n}_shot"),
+            (Variant::Cot, 8) => "cot".to_owned(),
+            (Variant::Cot, n) => format!("cot_{n}_shot"),
+            (Variant::Released, 8) => "released".to_owned(),
+            (Variant::Released, n) => format!("released_{n}_shot"),
+        }
+    }
+
+    fn dataset(&self) -> &str {
+        "gsm8k"
+    }
+
+    fn train_split(&self) -> &str {
+        "train"
+    }
+
+    fn eval_split(&self) -> &str {
+        "test"
+    }
+
+    fn examples(&self, rows: &[Row]) -> Result<Vec<Example>> {
+        let header = if self.variant == Variant::Released {
+            self.header(&[])?
+        } else {
+            String::new()
+        };
+        rows.iter()
+            .enumerate()
+            .map(|(index, row)| {
+                Ok(Example {
+                    id: index.to_string(),
+                    source: format!("{header}{}", self.question(row.text("question")?)),
+                    target: self.answer(row.text("answer")?),
+                })
+            })
+            .collect()
+    }
+
+    fn requests(&self, eval_rows: &[Row], shot_rows: &[Row]) -> Result<Vec<Request>> {
+        let header = self.header(shot_rows)?;
+        // The released code generates until the end-of-text token.
+        let stop: &[&str] = match self.variant {
+            Variant::ZeroShot => &["Question:", "</s>", "<|im_end|>"],
+            Variant::Cot => &["Q:", "</s>", "<|im_end|>"],
+            Variant::Released => &[],
+        };
+        let stop: Vec<String> = stop.iter().map(|text| (*text).to_owned()).collect();
+        self.options
+            .limited(eval_rows)
+            .iter()
+            .enumerate()
+            .map(|(index, row)| {
+                Ok(Request {
+                    id: index.to_string(),
+                    prompt: format!("{header}{}", self.question(row.text("question")?)),
+                    kind: RequestKind::Generate {
+                        stop: stop.clone(),
+                        max_new_tokens: self.max_new_tokens,
+                    },
+                    reference: row.text("answer")?.to_owned(),
+                    group: None,
+                })
+            })
+            .collect()
+    }
+
+    fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64> {
+        let text = match answer {
+            Answer::Text(text) => text.as_str(),
+            Answer::Choice { .. } => "",
+        };
+        let reference = normalise(request_reference);
+        let grade = |extracted: &str| f64::from(u8::from(normalise(extracted) == reference));
+        let strict = match self.variant {
+            Variant::ZeroShot => &STRICT,
+            Variant::Cot => &STRICT_COT,
+            Variant::Released => &STRICT_RELEASED,
+        };
+        [
+            (
+                "exact_match_strict".to_owned(),
+                grade(extract_first(strict, text)),
+            ),
+            (
+                "exact_match_flexible".to_owned(),
+                grade(extract_flexible(text)),
+            ),
+        ]
+        .into()
+    }
+
+    fn headline(&self) -> &'static str {
+        "exact_match_strict"
+    }
+
+    fn sampling(&self) -> Option<Sampling> {
+        (self.variant == Variant::Released).then_some(Sampling {
+            temperature: 0.6,
+            top_p: 0.95,
+        })
+    }
+}
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a pattern of this file")
+}
+
+static STRICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"#### (\-?[0-9\.\,]+)"));
+// The last character may be anything: "The answer is 18" at the very end of a text reads as 1, as in lm-eval.
+static STRICT_COT: LazyLock<Regex> = LazyLock::new(|| pattern(r"The answer is (\-?[0-9\.\,]+)."));
+static STRICT_RELEASED: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"The final answer is \$?(\-?[0-9\.\,]+)"));
+static FLEXIBLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(-?[$0-9.,]{2,})|(-?[0-9]+)"));
+
+const INVALID: &str = "[invalid]";
+
+/// The group of the first match.
+fn extract_first<'a>(strict: &Regex, text: &'a str) -> &'a str {
+    strict
+        .captures(text)
+        .and_then(|groups| groups.get(1))
+        .map_or(INVALID, |group| group.as_str().trim())
+}
+
+/// The last match, whichever of the two groups it filled.
+fn extract_flexible(text: &str) -> &str {
+    FLEXIBLE
+        .find_iter(text)
+        .last()
+        .map_or(INVALID, |found| found.as_str().trim())
+}
+
+/// lm-eval's `regexes_to_ignore` in their order (`,`, `\$`, `(?s).*#### `, `\.$`), then lower case.
+fn normalise(text: &str) -> String {
+    // Python's `$` also matches before a final line break.
+    static LAST_STOP: LazyLock<Regex> = LazyLock::new(|| pattern(r"\.(\n?)\z"));
+    let text = text.replace([',', '$'], "");
+    let text = text
+        .rsplit_once("#### ")
+        .map_or(text.as_str(), |(_, rest)| rest);
+    LAST_STOP.replace(text, "$1").to_lowercase()
+}
+
+/// Question, work, number: the worked examples of Wei et al. 2022, table 20.
+#[rustfmt::skip]
+const WORKED: [(&str, &str, &str); 8] = [
+    ("There are 15 trees in the grove. Grove workers will plant trees in the grove today. After they are done, there will be 21 trees. How many trees did the grove workers plant today?",
+     "There are 15 trees originally. Then there were 21 trees after some more were planted. So there must have been 21 - 15 = 6.", "6"),
+    ("If there are 3 cars in the parking lot and 2 more cars arrive, how many cars are in the parking lot?",
+     "There are originally 3 cars. 2 more cars arrive. 3 + 2 = 5.", "5"),
+    ("Leah had 32 chocolates and her sister had 42. If they ate 35, how many pieces do they have left in total?",
+     "Originally, Leah had 32 chocolates. Her sister had 42. So in total they had 32 + 42 = 74. After eating 35, they had 74 - 35 = 39.", "39"),
+    ("Jason had 20 lollipops. He gave Denny some lollipops. Now Jason has 12 lollipops. How many lollipops did Jason give to Denny?",
+     "Jason started with 20 lollipops. Then he had 12 after giving some to Denny. So he gave Denny 20 - 12 = 8.", "8"),
+    ("Shawn has five toys. For Christmas, he got two toys each from his mom and dad. How many toys does he have now?",
+     "Shawn started with 5 toys. If he got 2 toys each from his mom and dad, then that is 4 more toys. 5 + 4 = 9.", "9"),
+    ("There were nine computers in the server room. Five more computers were installed each day, from monday to thursday. How many computers are now in the server room?",
+     "There were originally 9 computers. For each of 4 days, 5 more computers were added. So 5 * 4 = 20 computers were added. 9 + 20 is 29.", "29"),
+    ("Michael had 58 golf balls. On tuesday, he lost 23 golf balls. On wednesday, he lost 2 more. How many golf balls did he have at the end of wednesday?",
+     "Michael started with 58 golf balls. After losing 23 on tuesday, he had 58 - 23 = 35. After losing 2 more, he had 35 - 2 = 33 golf balls.", "33"),
+    ("Olivia has $23. She bought five bagels for $3 each. How much money does she have left?",
+     "Olivia had 23 dollars. 5 bagels for 3 dollars each will be 5 x 3 = 15 dollars. So she has 23 - 15 dollars left. 23 - 15 is 8.", "8"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{mirror, mirrored};
+
+    fn with(variant: &str, shots: Option<usize>) -> Gsm8k {
+        Gsm8k::new(&TaskOptions {
+            variant: Some(variant.into()),
+            shots,
+            ..TaskOptions::default()
+        })
+        .unwrap()
+    }
+
+    /// (text, strict, flexible), as Python's `re` gives them with lm-eval's filters.
+    #[test]
+    fn extraction_of_tricky_answers() {
+        let cases = [
+            ("#### 18", "18", "18"),
+            ("16 - 3 = 13\n#### 13.", "13.", "13."),
+            ("She makes $1,234.50.", INVALID, "$1,234.50."),
+            ("#### -5", "-5", "-5"),
+            ("It is -5", INVALID, "-5"),
+            ("no number here", INVALID, INVALID),
+            ("#### 5 and then #### 6", "5", "6"),
+            ("#### 5\n#### 5", "5", "5"),
+            ("#### $5", INVALID, "$5"),
+            ("####5", INVALID, "5"),
+            ("7 apples.", INVALID, "7"),
+            ("It costs 7 ...", INVALID, "..."),
+            ("#### 1,000,", "1,000,", "1,000,"),
+            ("", INVALID, INVALID),
+        ];
+        for (text, strict, flexible) in cases {
+            assert_eq!(extract_first(&STRICT, text), strict, "{text:?}");
+            assert_eq!(extract_flexible(text), flexible, "{text:?}");
+        }
+        let cot = [
+            ("The answer is 18.", "18"),
+            ("The answer is 18. So", "18."),
+            ("The answer is 18", "1"),
+            ("The answer is 1", INVALID),
+        ];
+        for (text, wanted) in cot {
+            assert_eq!(extract_first(&STRICT_COT, text), wanted, "{text:?}");
+        }
+        assert_eq!(
+            extract_first(&STRICT_RELEASED, "so. The final answer is 1,080"),
+            "1,080"
+        );
+    }
+
+    #[test]
+    fn normalisation_is_that_of_both_sides() {
+        for (text, wanted) in [
+            ("$1,234.50.", "1234.50"),
+            ("9 + 9 = 18\n#### 18", "18"),
+            ("#### 5\n#### 1,000", "1000"),
+            ("18.", "18"),
+            ("18.\n", "18\n"),
+            ("[Invalid]", "[invalid]"),
+        ] {
+            assert_eq!(normalise(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn grades() {
+        let task = with("zero_shot", None);
+        let grade = |text: &str| {
+            let grades = task.grade("work\n#### 1,018", &Answer::Text(text.into()));
+            (grades["exact_match_strict"], grades["exact_match_flexible"])
+        };
+        assert_eq!(grade(" a\n#### 1018"), (1.0, 1.0));
+        assert_eq!(grade(" it is $1,018."), (0.0, 1.0));
+        assert_eq!(grade("#### 1018 or 3"), (1.0, 0.0));
+        assert_eq!(grade(""), (0.0, 0.0));
+        assert!(
+            task.grade("#### 1", &Answer::Choice { log_probs: vec![] })
+                .values()
+                .all(|grade| *grade == 0.0)
+        );
+    }
+
+    fn row() -> Row {
+        Row::of_texts([
+            ("question", "How many?".into()),
+            ("answer", "Two and two.\n2+2=4\n#### 4".into()),
+        ])
+    }
+
+    #[test]
+    fn templates() {
+        let rows = [row(), row()];
+        let zero = with("zero_shot", None);
+        let example = &zero.examples(&rows).unwrap()[0];
+        assert_eq!(example.source, "Question: How many?\nAnswer:");
+        assert_eq!(example.target, " Two and two.\n2+2=4\n#### 4");
+        let five = with("zero_shot", Some(1)).requests(&rows, &rows).unwrap();
+        assert_eq!(
+            five[0].prompt,
+            "Question: How many?\nAnswer: Two and two.\n2+2=4\n#### 4\n\nQuestion: How many?\nAnswer:"
+        );
+        assert!(with("zero_shot", Some(5)).requests(&rows, &rows).is_err());
+        let cot = &with("cot", None).requests(&rows, &[]).unwrap()[0].prompt;
+        assert!(
+            cot.starts_with("Q: There are 15 trees")
+                && cot.ends_with("23 - 15 is 8. The answer is 8.\n\nQ: How many?\nA:")
+        );
+        let released = with("released", None);
+        let example = &released.examples(&rows).unwrap()[0];
+        assert!(example.source.starts_with("Question: There are 15 trees"));
+        assert!(
+            example.source.ends_with(
+                "23 - 15 is 8. The final answer is 8\n\nQuestion: How many?\n\nAnswer: "
+            )
+        );
+        assert_eq!(example.target, "Two and two.\n2+2=4 The final answer is 4");
+        assert!(
+            Gsm8k::new(&TaskOptions {
+                variant: Some("cot".into()),
+                shots: Some(9),
+                ..TaskOptions::default()
+            })
+            .is_err()
+        );
+    }
+
+    /// Every worked example and every real answer has to be graded right by its own variant.
+    #[test]
+    fn own_answers_are_right() {
+        for variant in VARIANTS {
+            let task = with(variant, None);
+            let target = &task.examples(&[row()]).unwrap()[0].target;
+            let grades = task.grade(row().text("answer").unwrap(), &Answer::Text(target.clone()));
+            assert_eq!(grades["exact_match_strict"], 1.0, "{variant}: {target}");
+        }
+        for (_, work, number) in &WORKED {
+            let text = format!(" {work} The answer is {number}.");
+            assert_eq!(
+                with("cot", None).grade(number, &Answer::Text(text))["exact_match_strict"],
+                1.0
+            );
+        }
+    }
+
+    #[test]
+    fn real_rows() {
+        let Some(mirror) = mirror() else { return };
+        let train = mirrored(
+            &mirror,
+            "gsm8k",
+            "datasets/openai/gsm8k/main/train-00000-of-00001.parquet",
+        );
+        let test = mirrored(
+            &mirror,
+            "gsm8k",
+            "datasets/openai/gsm8k/main/test-00000-of-00001.parquet",
+        );
+        assert_eq!((train.len(), test.len()), (7473, 1319));
+        let task = with("zero_shot", None);
+        let requests = task.requests(&test, &train).unwrap();
+        for (request, row) in requests.iter().zip(&test) {
+            let grades = task.grade(
+                &request.reference,
+                &Answer::Text(row.text("answer").unwrap().to_owned()),
+            );
+            assert_eq!(grades["exact_match_strict"], 1.0, "{}", request.reference);
+        }
+        for variant in ["cot", "released"] {
+            let task = with(variant, None);
+            let wrong = task
+                .examples(&test)
+                .unwrap()
+                .iter()
+                .zip(&test)
+                .filter(|(example, row)| {
+                    let grades = task.grade(
+                        row.text("answer").unwrap(),
+                        &Answer::Text(example.target.clone()),
+                    );
+                    grades["exact_match_strict"] != 1.0
+                })
+                .count();
+            assert_eq!(wrong, 0, "{variant}");
+        }
+        let limited = Gsm8k::new(&TaskOptions {
+            limit: Some(7),
+            ..TaskOptions::default()
+        })
+        .unwrap();
+        assert_eq!(limited.requests(&test, &[]).unwrap(), requests[..7]);
+
+        let Ok(text) = std::fs::read_to_string(mirror.join("../reference/smollm2.json")) else {
+            println!("skipped: no reference file smollm2.json beside the mirror");
+            return;
+        };
+        let reference: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let case = reference["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|case| case["name"] == "gsm8k-test-0")
+            .unwrap();
+        assert_eq!(requests[0].prompt, case["prompt"].as_str().unwrap());
+    }
+}
