@@ -53,7 +53,9 @@ impl Bank {
             }
             let bound = 1.0 / (columns as f32).sqrt();
             let mut rng = generator(seed, "A", &layout.sites[matrix.owner].path);
-            (0..rows * columns).map(|_| rng.random_range(-bound..bound)).collect()
+            (0..rows * columns)
+                .map(|_| rng.random_range(-bound..bound))
+                .collect()
         };
         let matrices = layout
             .matrices()
@@ -71,7 +73,11 @@ impl Bank {
     ///
     /// # Errors
     /// [`AdapterError::Unsupported`] where a number of values does not fit its matrix.
-    pub fn from_values(layout: Arc<Layout>, values: Vec<Vec<f32>>, device: &Device) -> Result<Self, AdapterError> {
+    pub fn from_values(
+        layout: Arc<Layout>,
+        values: Vec<Vec<f32>>,
+        device: &Device,
+    ) -> Result<Self, AdapterError> {
         if values.len() != layout.matrices().count() {
             return Err(AdapterError::Unsupported(format!(
                 "{} matrices given, the layout has {}",
@@ -123,7 +129,10 @@ impl Bank {
     /// `A` and `B` of an adapted site.
     pub fn site(&self, index: usize) -> (&Tensor<2>, &Tensor<2>) {
         let slot = self.layout.slots[index];
-        (&self.matrices[slot.a], &self.matrices[self.layout.a.len() + slot.b])
+        (
+            &self.matrices[slot.a],
+            &self.matrices[self.layout.a.len() + slot.b],
+        )
     }
 
     /// The update `s (x A^T) B^T` of a projection's output, or `None` where it is not adapted.
@@ -138,7 +147,9 @@ impl Bank {
         let index = self.layout.find(layer, projection)?;
         let (a, b) = self.site(index);
         let x = match dropout {
-            Some(d) if self.layout.config.dropout > 0.0 => x.clone() * self.mask(index, x.dims(), d),
+            Some(d) if self.layout.config.dropout > 0.0 => {
+                x.clone() * self.mask(index, x.dims(), d)
+            }
             _ => x.clone(),
         };
         let low = x.matmul(a.clone().transpose()); // (T, r)
@@ -156,14 +167,21 @@ impl Bank {
         let threshold = (p * f64::from(u32::MAX)) as u32;
         let base = generator(dropout.seed, "dropout", &self.layout.sites[site].path).get_seed();
         let mut values = vec![0f32; rows * columns];
-        values.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, out)| {
-            let mut rng = ChaCha8Rng::from_seed(base);
-            // 2^20 rows a pass are more than fit in memory.
-            rng.set_stream((dropout.pass << 20) | row as u64);
-            for v in out {
-                *v = if rng.random::<u32>() < threshold { 0.0 } else { keep };
-            }
-        });
+        values
+            .par_chunks_mut(columns.max(1))
+            .enumerate()
+            .for_each(|(row, out)| {
+                let mut rng = ChaCha8Rng::from_seed(base);
+                // 2^20 rows a pass are more than fit in memory.
+                rng.set_stream((dropout.pass << 20) | row as u64);
+                for v in out {
+                    *v = if rng.random::<u32>() < threshold {
+                        0.0
+                    } else {
+                        keep
+                    };
+                }
+            });
         Tensor::from_data(TensorData::new(values, [rows, columns]), &self.device)
     }
 }

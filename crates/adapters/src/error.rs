@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// A method name that is neither built in nor described by a table.
-    #[error("unknown method `{name}`{near}: choose one of {choices}, or give a table {{ name, a, b }}")]
+    #[error(
+        "unknown method `{name}`{near}: choose one of {choices}, or give a table {{ name, a, b }}"
+    )]
     UnknownMethod {
         name: String,
         near: String,
@@ -14,7 +16,9 @@ pub enum AdapterError {
     #[error("sharing: {0}")]
     Sharing(String),
     /// A target that the model does not have.
-    #[error("target module `{target}` does not exist in this model: choose among {choices}, or \"all_linear\"")]
+    #[error(
+        "target module `{target}` does not exist in this model: choose among {choices}, or \"all_linear\""
+    )]
     UnknownTarget { target: String, choices: String },
     /// A number out of its range.
     #[error("`{key}` = {value} is out of range: {expected}")]

@@ -45,18 +45,36 @@ impl AdapterConfig {
     /// # Errors
     /// [`AdapterError::Range`] names the key that is out of range.
     pub fn check(&self) -> Result<(), AdapterError> {
-        let range = |key, value: String, expected| Err(AdapterError::Range { key, value, expected });
+        let range = |key, value: String, expected| {
+            Err(AdapterError::Range {
+                key,
+                value,
+                expected,
+            })
+        };
         if self.rank == 0 {
-            return range("rank", self.rank.to_string(), "a whole number of at least 1");
+            return range(
+                "rank",
+                self.rank.to_string(),
+                "a whole number of at least 1",
+            );
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return range("alpha", self.alpha.to_string(), "a positive number");
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return range("dropout", self.dropout.to_string(), "at least 0 and below 1");
+            return range(
+                "dropout",
+                self.dropout.to_string(),
+                "at least 0 and below 1",
+            );
         }
         if self.targets.is_empty() {
-            return range("targets", "[]".into(), "at least one projection, or [\"all_linear\"]");
+            return range(
+                "targets",
+                "[]".into(),
+                "at least one projection, or [\"all_linear\"]",
+            );
         }
         Ok(())
     }
@@ -98,10 +116,18 @@ impl Layout {
     /// # Errors
     /// A target that the model lacks, a number out of range, or a sharing that names a projection that is
     /// not adapted or joins sites of different shapes.
-    pub fn new(all_sites: &[Site], sharing: &Sharing, config: &AdapterConfig) -> Result<Self, AdapterError> {
+    pub fn new(
+        all_sites: &[Site],
+        sharing: &Sharing,
+        config: &AdapterConfig,
+    ) -> Result<Self, AdapterError> {
         config.check()?;
         let sites = select_sites(all_sites, &config.targets)?;
-        let layers = sites.iter().map(|s| s.layer.saturating_add(1)).max().unwrap_or(0);
+        let layers = sites
+            .iter()
+            .map(|s| s.layer.saturating_add(1))
+            .max()
+            .unwrap_or(0);
         let mut a: Vec<Matrix> = Vec::new();
         let mut b: Vec<Matrix> = Vec::new();
         let mut by_group: BTreeMap<(bool, String, usize), usize> = BTreeMap::new();
@@ -175,7 +201,9 @@ impl Layout {
 
     /// Number of trainable parameters: every matrix once, however many sites it serves.
     pub fn trainable_parameters(&self) -> u64 {
-        self.matrices().map(|m| (m.shape[0] * m.shape[1]) as u64).sum()
+        self.matrices()
+            .map(|m| (m.shape[0] * m.shape[1]) as u64)
+            .sum()
     }
 
     /// Bytes of the matrices in f32, each once, as the native format keeps them.

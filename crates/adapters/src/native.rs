@@ -37,8 +37,13 @@ pub fn save_native(bank: &Bank, path: &Path) -> Result<(), AdapterError> {
         .zip(bank.values())
         .map(|(m, v)| (m.name.clone(), m.shape, v))
         .collect();
-    let header = serde_json::to_string(&header).map_err(|e| AdapterError::format(path, e.to_string()))?;
-    write_tensors(path, &tensors, HashMap::from([("sharelora".into(), header)]))
+    let header =
+        serde_json::to_string(&header).map_err(|e| AdapterError::format(path, e.to_string()))?;
+    write_tensors(
+        path,
+        &tensors,
+        HashMap::from([("sharelora".into(), header)]),
+    )
 }
 
 /// Reads a file that [`save_native`] wrote.
@@ -53,19 +58,28 @@ pub fn load_native(path: &Path, device: &Device) -> Result<Bank, AdapterError> {
         .metadata()
         .as_ref()
         .and_then(|m| m.get("sharelora"))
-        .ok_or_else(|| bad("no `sharelora` entry in its metadata: not an adapter of this program".into()))?;
+        .ok_or_else(|| {
+            bad("no `sharelora` entry in its metadata: not an adapter of this program".into())
+        })?;
     let header: Header = serde_json::from_str(header).map_err(|e| bad(e.to_string()))?;
     if header.version != 1 {
-        return Err(bad(format!("version {} of the format; this program reads 1", header.version)));
+        return Err(bad(format!(
+            "version {} of the format; this program reads 1",
+            header.version
+        )));
     }
-    let layout = Layout::new(&header.sites, &header.sharing, &header.config).map_err(|e| bad(e.to_string()))?;
+    let layout = Layout::new(&header.sites, &header.sharing, &header.config)
+        .map_err(|e| bad(e.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
     let values = layout
         .matrices()
         .map(|m| {
             let (shape, values) = read_f32(&file, &m.name, path)?;
             if shape != m.shape {
-                return Err(bad(format!("`{}` is {shape:?}, its own description needs {:?}", m.name, m.shape)));
+                return Err(bad(format!(
+                    "`{}` is {shape:?}, its own description needs {:?}",
+                    m.name, m.shape
+                )));
             }
             Ok(values)
         })
@@ -94,14 +108,18 @@ pub(crate) fn write_tensors(
                 .map_err(|e| AdapterError::format(path, e.to_string()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| AdapterError::format(path, e.to_string()))?;
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|e| AdapterError::format(path, e.to_string()))?;
     write_atomic(path, &bytes)
 }
 
 /// Writes a file whole or not at all: a temporary file in the same folder, then a rename.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
     let io = |e: std::io::Error| AdapterError::io(path, e);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(io)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
     std::io::Write::write_all(&mut file, bytes).map_err(io)?;
@@ -121,7 +139,10 @@ pub(crate) fn read_f32(
         .tensor(name)
         .map_err(|_| bad(format!("tensor `{name}` is missing")))?;
     let &[rows, columns] = view.shape() else {
-        return Err(bad(format!("tensor `{name}` has shape {:?}, not two dimensions", view.shape())));
+        return Err(bad(format!(
+            "tensor `{name}` has shape {:?}, not two dimensions",
+            view.shape()
+        )));
     };
     let halves = |widen: fn(u16) -> f32| -> Vec<f32> {
         view.data()
@@ -137,7 +158,11 @@ pub(crate) fn read_f32(
             .collect(),
         Dtype::F16 => halves(|bits| half::f16::from_bits(bits).to_f32()),
         Dtype::BF16 => halves(|bits| half::bf16::from_bits(bits).to_f32()),
-        other => return Err(bad(format!("tensor `{name}` has type {other:?}: F32, F16 and BF16 are read"))),
+        other => {
+            return Err(bad(format!(
+                "tensor `{name}` has type {other:?}: F32, F16 and BF16 are read"
+            )));
+        }
     };
     Ok(([rows, columns], values))
 }

@@ -71,7 +71,8 @@ pub fn export_peft(bank: &Bank, info: &PeftInfo, dir: &Path) -> Result<(), Adapt
         HashMap::from([("format".into(), "pt".into())]),
     )?;
     let path = dir.join("adapter_config.json");
-    let text = serde_json::to_string_pretty(&config).map_err(|e| AdapterError::format(&path, e.to_string()))?;
+    let text = serde_json::to_string_pretty(&config)
+        .map_err(|e| AdapterError::format(&path, e.to_string()))?;
     write_atomic(&path, (text + "\n").as_bytes())
 }
 
@@ -83,11 +84,16 @@ pub fn export_peft(bank: &Bank, info: &PeftInfo, dir: &Path) -> Result<(), Adapt
 /// the model lacks, or a matrix of the wrong shape; each names the file and the key.
 pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Bank, AdapterError> {
     let config_path = dir.join("adapter_config.json");
-    let text = std::fs::read_to_string(&config_path).map_err(|e| AdapterError::io(&config_path, e))?;
-    let json: Value = serde_json::from_str(&text).map_err(|e| AdapterError::format(&config_path, e.to_string()))?;
+    let text =
+        std::fs::read_to_string(&config_path).map_err(|e| AdapterError::io(&config_path, e))?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|e| AdapterError::format(&config_path, e.to_string()))?;
     let bad = |reason: String| AdapterError::format(&config_path, reason);
     if json["peft_type"] != "LORA" {
-        return Err(bad(format!("`peft_type` is {}: only \"LORA\" is read", json["peft_type"])));
+        return Err(bad(format!(
+            "`peft_type` is {}: only \"LORA\" is read",
+            json["peft_type"]
+        )));
     }
     for (key, empty) in [
         ("use_dora", json!(false)),
@@ -103,11 +109,19 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
     }
     // These start from a decomposition of the base's weights and change the base itself.
     if let Some(init) = json["init_lora_weights"].as_str()
-        && ["pissa", "olora", "corda", "loftq"].iter().any(|name| init.starts_with(name))
+        && ["pissa", "olora", "corda", "loftq"]
+            .iter()
+            .any(|name| init.starts_with(name))
     {
-        return Err(bad(format!("`init_lora_weights` = \"{init}\" changes the base's weights: not supported")));
+        return Err(bad(format!(
+            "`init_lora_weights` = \"{init}\" changes the base's weights: not supported"
+        )));
     }
-    let number = |key: &str| json[key].as_f64().ok_or_else(|| bad(format!("`{key}` is not a number")));
+    let number = |key: &str| {
+        json[key]
+            .as_f64()
+            .ok_or_else(|| bad(format!("`{key}` is not a number")))
+    };
     let scaling = match json["use_rslora"].as_bool() {
         Some(true) => Scaling::Rslora,
         _ => Scaling::Standard,
@@ -115,19 +129,25 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
 
     let path = dir.join("adapter_model.safetensors");
     let bytes = std::fs::read(&path).map_err(|e| AdapterError::io(&path, e))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| AdapterError::format(&path, e.to_string()))?;
-    let key = |site: &Site, letter: &str| format!("base_model.model.{}.lora_{letter}.weight", site.path);
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|e| AdapterError::format(&path, e.to_string()))?;
+    let key =
+        |site: &Site, letter: &str| format!("base_model.model.{}.lora_{letter}.weight", site.path);
     let names = file.names();
     let adapted: Vec<Site> = all_sites
         .iter()
         .filter(|s| names.contains(&key(s, "A").as_str()))
         .cloned()
         .collect();
-    if let Some(stray) = names
-        .iter()
-        .find(|n| !adapted.iter().any(|s| [key(s, "A"), key(s, "B")].iter().any(|k| k == *n)))
-    {
-        return Err(AdapterError::format(&path, format!("`{stray}` is no module of this model")));
+    if let Some(stray) = names.iter().find(|n| {
+        !adapted
+            .iter()
+            .any(|s| [key(s, "A"), key(s, "B")].iter().any(|k| k == *n))
+    }) {
+        return Err(AdapterError::format(
+            &path,
+            format!("`{stray}` is no module of this model"),
+        ));
     }
     let mut targets: Vec<String> = Vec::new();
     for site in &adapted {
@@ -179,7 +199,11 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
             let site = &adapted[matrix.owner];
             return Err(AdapterError::format(
                 &path,
-                format!("`{}` is {shape:?}, the model needs {:?}", key(site, letter), matrix.shape),
+                format!(
+                    "`{}` is {shape:?}, the model needs {:?}",
+                    key(site, letter),
+                    matrix.shape
+                ),
             ));
         }
         values.push(v.clone());

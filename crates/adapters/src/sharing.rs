@@ -60,7 +60,8 @@ impl From<Scope> for Share {
     }
 }
 
-const SHARE_FORMS: &str = "\"per_layer\", \"all_layers\", { groups = N }, or { scope = ..., projections = [...] }";
+const SHARE_FORMS: &str =
+    "\"per_layer\", \"all_layers\", { groups = N }, or { scope = ..., projections = [...] }";
 
 impl TryFrom<Value> for Share {
     type Error = AdapterError;
@@ -74,7 +75,9 @@ impl TryFrom<Value> for Share {
         };
         let groups = |n: &Value| match n.as_u64() {
             Some(n) if n > 0 => Ok(Scope::Groups(n as usize)),
-            _ => Err(bad(format!("`groups` = {n} is not a positive number of layers"))),
+            _ => Err(bad(format!(
+                "`groups` = {n} is not a positive number of layers"
+            ))),
         };
         match &value {
             Value::String(text) => Ok(name(text)?.into()),
@@ -88,7 +91,9 @@ impl TryFrom<Value> for Share {
                 let scope = match (map.get("scope"), map.get("groups")) {
                     (Some(Value::String(text)), None) => name(text)?,
                     // The form that this type serialises to.
-                    (Some(Value::Object(inner)), None) if inner.len() == 1 && inner.contains_key("groups") => {
+                    (Some(Value::Object(inner)), None)
+                        if inner.len() == 1 && inner.contains_key("groups") =>
+                    {
                         groups(&inner["groups"])?
                     }
                     (None, Some(n)) => groups(n)?,
@@ -131,10 +136,20 @@ pub enum Method {
 }
 
 /// The names that need no table.
-pub const NAMED_METHODS: [&str; 7] = ["lora", "share_a", "share_b", "share_ab", "share_a_qkv", "full", "base"];
+pub const NAMED_METHODS: [&str; 7] = [
+    "lora",
+    "share_a",
+    "share_b",
+    "share_ab",
+    "share_a_qkv",
+    "full",
+    "base",
+];
 
 /// The query, key and value projections under the names of every architecture.
-const QKV: [&str; 9] = ["q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v"];
+const QKV: [&str; 9] = [
+    "q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v",
+];
 
 impl Method {
     /// A built-in method.
@@ -204,9 +219,15 @@ impl TryFrom<Value> for Method {
             Value::Object(mut map) => {
                 let name = match map.remove("name") {
                     Some(Value::String(name)) if !name.is_empty() => name,
-                    _ => return Err(AdapterError::Sharing("a method's table needs a `name`".into())),
+                    _ => {
+                        return Err(AdapterError::Sharing(
+                            "a method's table needs a `name`".into(),
+                        ));
+                    }
                 };
-                if NAMED_METHODS.contains(&name.as_str()) && Method::named(&name)?.sharing().is_none() {
+                if NAMED_METHODS.contains(&name.as_str())
+                    && Method::named(&name)?.sharing().is_none()
+                {
                     return Err(AdapterError::Sharing(format!(
                         "`{name}` is a built-in method without adapters: give the table another name"
                     )));
@@ -230,7 +251,9 @@ impl From<Method> for Value {
             return Value::String(method.name().into());
         }
         match method {
-            Method::Adapter { name, sharing } => serde_json::json!({ "name": name, "a": sharing.a, "b": sharing.b }),
+            Method::Adapter { name, sharing } => {
+                serde_json::json!({ "name": name, "a": sharing.a, "b": sharing.b })
+            }
             other => Value::String(other.name().into()),
         }
     }
@@ -247,11 +270,18 @@ mod tests {
             "name": "groups", "a": {"groups": 4, "projections": ["q_proj"]}, "b": "per_layer"
         }))
         .unwrap();
-        let mut all: Vec<Method> = NAMED_METHODS.iter().map(|n| Method::named(n).unwrap()).collect();
+        let mut all: Vec<Method> = NAMED_METHODS
+            .iter()
+            .map(|n| Method::named(n).unwrap())
+            .collect();
         all.push(custom);
         for method in all {
             let text = serde_json::to_string(&method).unwrap();
-            assert_eq!(serde_json::from_str::<Method>(&text).unwrap(), method, "{text}");
+            assert_eq!(
+                serde_json::from_str::<Method>(&text).unwrap(),
+                method,
+                "{text}"
+            );
         }
     }
 
@@ -266,7 +296,10 @@ mod tests {
             serde_json::json!({"name": "full", "a": "per_layer", "b": "per_layer"}),
             serde_json::json!(3),
         ] {
-            assert!(serde_json::from_value::<Method>(bad.clone()).is_err(), "{bad}");
+            assert!(
+                serde_json::from_value::<Method>(bad.clone()).is_err(),
+                "{bad}"
+            );
         }
     }
 }

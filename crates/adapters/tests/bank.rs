@@ -11,7 +11,11 @@ use sharelora_adapters::{AdapterConfig, Bank, Dropout, Scaling, merge, unmerge};
 /// that training starts at the base model.
 #[test]
 fn initial_values_are_kaiming_uniform_and_zero() {
-    let layout = layout(&sites(2, &[("q_proj", 400, 30)]), &sharing("lora"), &config(16));
+    let layout = layout(
+        &sites(2, &[("q_proj", 400, 30)]),
+        &sharing("lora"),
+        &config(16),
+    );
     let bank = Bank::init(layout.clone(), 7, &Device::flex());
     for (matrix, values) in layout.matrices().zip(bank.values()) {
         if matrix.name.ends_with(".b") {
@@ -20,24 +24,40 @@ fn initial_values_are_kaiming_uniform_and_zero() {
         }
         let bound = 1.0 / 400f32.sqrt();
         let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-        assert!(largest <= bound && largest > 0.999 * bound, "{largest} {bound}");
+        assert!(
+            largest <= bound && largest > 0.999 * bound,
+            "{largest} {bound}"
+        );
         let n = values.len() as f32;
         let mean = values.iter().sum::<f32>() / n;
         let variance = values.iter().map(|v| v * v).sum::<f32>() / n;
         // Five standard errors of each.
         assert!(mean.abs() < 5.0 * bound / (3.0 * n).sqrt(), "{mean}");
-        assert!((3.0 * variance / (bound * bound) - 1.0).abs() < 5.0 * (0.8 / n).sqrt(), "{variance}");
+        assert!(
+            (3.0 * variance / (bound * bound) - 1.0).abs() < 5.0 * (0.8 / n).sqrt(),
+            "{variance}"
+        );
     }
     let other = Bank::init(layout, 8, &Device::flex());
     assert_ne!(bank.values()[0], other.values()[0]);
-    assert_ne!(bank.values()[0], bank.values()[1], "each layer has values of its own");
+    assert_ne!(
+        bank.values()[0],
+        bank.values()[1],
+        "each layer has values of its own"
+    );
 }
 
 /// The paper shares the matrix of layer 0, so methods of one seed start from the same A there.
 #[test]
 fn a_shared_a_starts_as_layer_zeros() {
     let sites = sites(4, &[("q_proj", 24, 24), ("v_proj", 24, 12)]);
-    let bank = |method| Bank::init(layout(&sites, &sharing(method), &config(4)), 3, &Device::flex());
+    let bank = |method| {
+        Bank::init(
+            layout(&sites, &sharing(method), &config(4)),
+            3,
+            &Device::flex(),
+        )
+    };
     let (lora, share_a, share_ab) = (bank("lora"), bank("share_a"), bank("share_ab"));
     for site in 0..sites.len() {
         let first = values(lora.site(site % 2).0);
@@ -60,7 +80,11 @@ fn toy_gradients(bank: &mut Bank, x: &Tensor<2>, weight: &Tensor<2>) -> (Vec<Ten
         h = (y + bank.update(layer, "q_proj", &h, None).unwrap()).tanh();
     }
     let grads = h.square().sum().backward();
-    let list = bank.matrices().iter().map(|m| m.grad(&grads).unwrap()).collect();
+    let list = bank
+        .matrices()
+        .iter()
+        .map(|m| m.grad(&grads).unwrap())
+        .collect();
     (list, weight.grad(&grads).is_none())
 }
 
@@ -80,7 +104,11 @@ fn a_shared_matrix_is_one_tensor() {
         let copies = slots
             .iter()
             .map(|s| held[s.a].clone())
-            .chain(slots.iter().map(|s| held[layout_shared.a.len() + s.b].clone()))
+            .chain(
+                slots
+                    .iter()
+                    .map(|s| held[layout_shared.a.len() + s.b].clone()),
+            )
             .collect();
         let layout_lora = layout(&sites, &sharing("lora"), &config(2));
         let mut lora = Bank::from_values(layout_lora, copies, &Device::flex()).unwrap();
@@ -91,7 +119,10 @@ fn a_shared_matrix_is_one_tensor() {
         assert_eq!(grads.len(), layout_shared.matrices().count());
         let mut summed: Vec<Option<Tensor<2>>> = vec![None; grads.len()];
         for (site, slot) in slots.iter().enumerate() {
-            for (i, g) in [(slot.a, site), (layout_shared.a.len() + slot.b, LAYERS + site)] {
+            for (i, g) in [
+                (slot.a, site),
+                (layout_shared.a.len() + slot.b, LAYERS + site),
+            ] {
                 let g = per_layer[g].clone();
                 summed[i] = Some(match summed[i].take() {
                     Some(sum) => sum + g,
@@ -101,8 +132,15 @@ fn a_shared_matrix_is_one_tensor() {
         }
         for (grad, sum) in grads.iter().zip(&summed) {
             let (grad, sum) = (values(grad), values(sum.as_ref().unwrap()));
-            assert!(grad.iter().any(|v| v.abs() > 1e-3), "{method}: a gradient of nothing");
-            assert!(distance(&sum, &grad) < 1e-5, "{method}: {}", distance(&sum, &grad));
+            assert!(
+                grad.iter().any(|v| v.abs() > 1e-3),
+                "{method}: a gradient of nothing"
+            );
+            assert!(
+                distance(&sum, &grad) < 1e-5,
+                "{method}: {}",
+                distance(&sum, &grad)
+            );
         }
 
         // A step of plain gradient descent, in the way that the optimizer writes.
@@ -120,13 +158,21 @@ fn a_shared_matrix_is_one_tensor() {
 }
 
 /// `x (s B A)^T` in double precision.
-fn reference(x: &[f32], a: &[f32], b: &[f32], [t, rank, inputs, outputs]: [usize; 4], scale: f64) -> Vec<f32> {
+fn reference(
+    x: &[f32],
+    a: &[f32],
+    b: &[f32],
+    [t, rank, inputs, outputs]: [usize; 4],
+    scale: f64,
+) -> Vec<f32> {
     let mut y = Vec::with_capacity(t * outputs);
     for row in x.chunks(inputs) {
         for out in 0..outputs {
             let mut sum = 0.0;
             for r in 0..rank {
-                let low: f64 = (0..inputs).map(|i| f64::from(row[i]) * f64::from(a[r * inputs + i])).sum();
+                let low: f64 = (0..inputs)
+                    .map(|i| f64::from(row[i]) * f64::from(a[r * inputs + i]))
+                    .sum();
                 sum += low * f64::from(b[out * rank + r]);
             }
             y.push((scale * sum) as f32);
@@ -176,7 +222,14 @@ proptest! {
 
 #[test]
 fn rslora_divides_by_the_root_of_the_rank() {
-    let scale = |scaling| AdapterConfig { alpha: 16.0, scaling, ..config(64) }.scale();
+    let scale = |scaling| {
+        AdapterConfig {
+            alpha: 16.0,
+            scaling,
+            ..config(64)
+        }
+        .scale()
+    };
     assert_eq!(scale(Scaling::Standard), 0.25);
     assert_eq!(scale(Scaling::Rslora), 2.0);
 }
@@ -184,7 +237,10 @@ fn rslora_divides_by_the_root_of_the_rank() {
 #[test]
 fn only_adapted_sites_have_an_update() {
     let sites = sites(2, &[("q_proj", 4, 4), ("k_proj", 4, 4)]);
-    let config = AdapterConfig { targets: vec!["q_proj".into()], ..config(2) };
+    let config = AdapterConfig {
+        targets: vec!["q_proj".into()],
+        ..config(2)
+    };
     let bank = random_bank(&layout(&sites, &sharing("lora"), &config), 1);
     let x = tensor(random(4, 1), [1, 4]);
     assert!(bank.update(1, "q_proj", &x, None).is_some());
@@ -195,9 +251,19 @@ fn only_adapted_sites_have_an_update() {
 /// With A = B = 1 and a scale of 1 the update of a matrix of ones is the mask itself.
 fn mask(p: f64, layer: usize, dropout: Option<Dropout>) -> Vec<f32> {
     const WIDTH: usize = 64;
-    let config = AdapterConfig { alpha: WIDTH as f64, dropout: p, ..config(WIDTH) };
-    let layout = layout(&sites(2, &[("q_proj", WIDTH, WIDTH)]), &sharing("share_ab"), &config);
-    let one: Vec<f32> = (0..WIDTH * WIDTH).map(|i| f32::from(i % (WIDTH + 1) == 0)).collect();
+    let config = AdapterConfig {
+        alpha: WIDTH as f64,
+        dropout: p,
+        ..config(WIDTH)
+    };
+    let layout = layout(
+        &sites(2, &[("q_proj", WIDTH, WIDTH)]),
+        &sharing("share_ab"),
+        &config,
+    );
+    let one: Vec<f32> = (0..WIDTH * WIDTH)
+        .map(|i| f32::from(i % (WIDTH + 1) == 0))
+        .collect();
     let bank = Bank::from_values(layout, vec![one.clone(), one], &Device::flex()).unwrap();
     let x = tensor(vec![1.0; 300 * WIDTH], [300, WIDTH]);
     values(&bank.update(layer, "q_proj", &x, dropout).unwrap())
@@ -222,7 +288,10 @@ fn dropout_masks_are_reproducible_and_unbiased() {
     let n = first.len() as f64;
     let mean = first.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
     // Five standard errors.
-    assert!((mean - 1.0).abs() < 5.0 * (p / (1.0 - p) / n).sqrt(), "{mean}");
+    assert!(
+        (mean - 1.0).abs() < 5.0 * (p / (1.0 - p) / n).sqrt(),
+        "{mean}"
+    );
 
     assert!(mask(0.0, 0, pass(1, 0)).iter().all(|v| *v == 1.0));
     assert!(mask(p, 0, None).iter().all(|v| *v == 1.0));
@@ -231,7 +300,12 @@ fn dropout_masks_are_reproducible_and_unbiased() {
 #[test]
 fn values_that_do_not_fit_are_refused() {
     let layout = layout(&sites(1, &[("q_proj", 4, 3)]), &sharing("lora"), &config(2));
-    let message = |values| Bank::from_values(layout.clone(), values, &Device::flex()).err().unwrap().to_string();
+    let message = |values| {
+        Bank::from_values(layout.clone(), values, &Device::flex())
+            .err()
+            .unwrap()
+            .to_string()
+    };
     assert!(message(vec![vec![0.0; 8]]).contains("1 matrices given, the layout has 2"));
     assert!(message(vec![vec![0.0; 8], vec![0.0; 7]]).contains("`layers.0.q_proj.b`"));
 }

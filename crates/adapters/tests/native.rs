@@ -22,9 +22,19 @@ fn load(path: &Path) -> Result<Bank, String> {
 fn every_method_comes_back_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let sites = sites(5, &[("q_proj", 12, 12), ("v_proj", 12, 6)]);
-    let mut sharings: Vec<_> = METHODS.iter().chain(&["share_a_qkv"]).map(|m| sharing(m)).collect();
-    sharings.push(custom(json!({"groups": 2, "projections": ["v_proj"]}), json!({"groups": 3})));
-    sharings.push(custom(json!("per_layer"), json!({"scope": "all_layers", "projections": ["q_proj"]})));
+    let mut sharings: Vec<_> = METHODS
+        .iter()
+        .chain(&["share_a_qkv"])
+        .map(|m| sharing(m))
+        .collect();
+    sharings.push(custom(
+        json!({"groups": 2, "projections": ["v_proj"]}),
+        json!({"groups": 3}),
+    ));
+    sharings.push(custom(
+        json!("per_layer"),
+        json!({"scope": "all_layers", "projections": ["q_proj"]}),
+    ));
     for (i, sharing) in sharings.iter().enumerate() {
         let config = AdapterConfig {
             alpha: 0.1 + 0.2,
@@ -60,7 +70,10 @@ fn share_ab_is_as_many_times_smaller_as_there_are_layers() {
         size as f64
     };
     let ratio = size("lora") / size("share_ab");
-    assert!((0.9 * LAYERS as f64..=LAYERS as f64).contains(&ratio), "{ratio}");
+    assert!(
+        (0.9 * LAYERS as f64..=LAYERS as f64).contains(&ratio),
+        "{ratio}"
+    );
 }
 
 /// A small file of a grouped adapter.
@@ -115,7 +128,8 @@ proptest! {
 /// The saved file with its description changed.
 fn with_description(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let (_, metadata) = SafeTensors::read_metadata(&SAVED).unwrap();
-    let mut description: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["sharelora"]).unwrap();
+    let mut description: Value =
+        serde_json::from_str(&metadata.metadata().as_ref().unwrap()["sharelora"]).unwrap();
     change(&mut description);
     let file = SafeTensors::deserialize(&SAVED).unwrap();
     let entry = HashMap::from([("sharelora".to_string(), description.to_string())]);
@@ -134,8 +148,14 @@ fn what_is_wrong_with_a_file_is_said() {
     let foreign = safetensors::serialize([("weight", view())], None).unwrap();
     says(&foreign, "not an adapter of this program");
     says(&with_description(|d| d["version"] = json!(2)), "version 2");
-    says(&with_description(|d| d["config"]["rank"] = json!(0)), "`rank`");
-    says(&with_description(|d| d["sites"][1]["in_features"] = json!(5)), "different widths");
+    says(
+        &with_description(|d| d["config"]["rank"] = json!(0)),
+        "`rank`",
+    );
+    says(
+        &with_description(|d| d["sites"][1]["in_features"] = json!(5)),
+        "different widths",
+    );
     // As many values, in another shape: 2 x 4 is not 4 x 2.
     let transposed = with_description(|d| {
         d["config"]["rank"] = json!(4);
@@ -145,7 +165,10 @@ fn what_is_wrong_with_a_file_is_said() {
         }
     });
     says(&transposed, "is [2, 4], its own description needs [4, 2]");
-    says(&with_description(|d| d["sites"][2]["layer"] = json!(7)), "`layers.6-7.q_proj.a` is missing");
+    says(
+        &with_description(|d| d["sites"][2]["layer"] = json!(7)),
+        "`layers.6-7.q_proj.a` is missing",
+    );
     let absent = load(Path::new("no/such/file.safetensors")).err().unwrap();
     assert!(absent.contains("no/such/file.safetensors"), "{absent}");
 }

@@ -48,7 +48,14 @@ fn trained_parameters_are_those_of_the_papers_tables() {
     let three = llama(4096, 1024, 14_336).to_vec();
     let qv = ["q_proj", "v_proj"].as_slice();
     let all = ["all_linear"].as_slice();
-    type Row<'a> = (&'a str, usize, Vec<Projection<'a>>, usize, &'a [&'a str], [u64; 4]);
+    type Row<'a> = (
+        &'a str,
+        usize,
+        Vec<Projection<'a>>,
+        usize,
+        &'a [&'a str],
+        [u64; 4],
+    );
     #[rustfmt::skip]
     let table: [Row<'_>; 8] = [
         ("RoBERTa-base", 12, roberta(768), 8, &["query", "value"], [294_912, 159_744, 159_744, 24_576]),
@@ -101,9 +108,14 @@ fn share_a_qkv_shares_three_projections_only() {
 #[test]
 fn groups_and_limited_projections() {
     let sites = sites(5, &[("q_proj", 6, 6), ("v_proj", 6, 4)]);
-    let sharing = common::custom(json!({"groups": 2, "projections": ["q_proj"]}), json!({"groups": 3}));
+    let sharing = common::custom(
+        json!({"groups": 2, "projections": ["q_proj"]}),
+        json!({"groups": 3}),
+    );
     let layout = layout(&sites, &sharing, &config(2));
-    let names = |list: &[sharelora_adapters::Matrix]| list.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
+    let names = |list: &[sharelora_adapters::Matrix]| {
+        list.iter().map(|m| m.name.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(
         names(&layout.a),
         [
@@ -119,7 +131,12 @@ fn groups_and_limited_projections() {
     );
     assert_eq!(
         names(&layout.b),
-        ["layers.0-2.q_proj.b", "layers.0-2.v_proj.b", "layers.3-4.q_proj.b", "layers.3-4.v_proj.b"]
+        [
+            "layers.0-2.q_proj.b",
+            "layers.0-2.v_proj.b",
+            "layers.3-4.q_proj.b",
+            "layers.3-4.v_proj.b"
+        ]
     );
     let of = |layer, projection: &str| layout.slots[layout.find(layer, projection).unwrap()];
     assert_eq!(of(0, "q_proj").a, of(1, "q_proj").a);
@@ -147,7 +164,9 @@ fn groups_reach_from_lora_to_share_a() {
 fn sites_of_different_widths_are_not_joined() {
     let mut list = sites(3, &[("q_proj", 8, 8)]);
     list[2].in_features = 12;
-    let message = Layout::new(&list, &sharing("share_a"), &config(2)).unwrap_err().to_string();
+    let message = Layout::new(&list, &sharing("share_a"), &config(2))
+        .unwrap_err()
+        .to_string();
     for part in [&list[0].path, &list[2].path, "[2, 8]", "[2, 12]"] {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
@@ -165,7 +184,10 @@ fn wrong_settings_are_named() {
         Layout::new(&list, &lora, &config).unwrap_err().to_string()
     };
     let unknown = message(&|c| c.targets = vec!["query".into()]);
-    assert!(unknown.contains("`query`") && unknown.contains("q_proj, v_proj"), "{unknown}");
+    assert!(
+        unknown.contains("`query`") && unknown.contains("q_proj, v_proj"),
+        "{unknown}"
+    );
     assert!(message(&|c| c.rank = 0).contains("`rank`"));
     assert!(message(&|c| c.alpha = f64::NAN).contains("`alpha`"));
     assert!(message(&|c| c.dropout = 1.0).contains("`dropout`"));

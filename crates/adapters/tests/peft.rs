@@ -53,7 +53,11 @@ fn every_method_is_exported_and_recognised_again() {
     for method in METHODS {
         for config in [
             config_qv(),
-            AdapterConfig { scaling: Scaling::Rslora, alpha: 2.5, ..config_qv() },
+            AdapterConfig {
+                scaling: Scaling::Rslora,
+                alpha: 2.5,
+                ..config_qv()
+            },
         ] {
             let (folder, bank) = exported(method, &config);
             let back = import(folder.path()).unwrap();
@@ -73,8 +77,14 @@ fn groups_come_back_as_lora() {
     let back = import(folder.path()).unwrap();
     assert_eq!(back.layout().sharing, sharing("lora"));
     for site in 0..bank.layout().sites.len() {
-        assert_eq!(common::values(back.site(site).0), common::values(bank.site(site).0));
-        assert_eq!(common::values(back.site(site).1), common::values(bank.site(site).1));
+        assert_eq!(
+            common::values(back.site(site).0),
+            common::values(bank.site(site).0)
+        );
+        assert_eq!(
+            common::values(back.site(site).1),
+            common::values(bank.site(site).1)
+        );
     }
 }
 
@@ -99,7 +109,9 @@ fn the_folder_is_what_peft_expects() {
     assert_eq!(file.tensor(&expected[0]).unwrap().shape(), [2, 8]);
     assert_eq!(file.tensor(&expected[3]).unwrap().shape(), [4, 2]);
 
-    let json: Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join(CONFIG)).unwrap()).unwrap();
+    let json: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join(CONFIG)).unwrap())
+            .unwrap();
     for (key, value) in [
         ("peft_type", json!("LORA")),
         ("task_type", json!("CAUSAL_LM")),
@@ -134,7 +146,11 @@ fn options_that_change_the_sum_are_refused() {
         ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
         ("alpha_pattern", json!({"q_proj": 4}), "`alpha_pattern`"),
         ("modules_to_save", json!(["lm_head"]), "`modules_to_save`"),
-        ("alora_invocation_tokens", json!([1, 2]), "`alora_invocation_tokens`"),
+        (
+            "alora_invocation_tokens",
+            json!([1, 2]),
+            "`alora_invocation_tokens`",
+        ),
         ("init_lora_weights", json!("pissa_niter_4"), "pissa_niter_4"),
         ("r", json!("two"), "`r`"),
         ("r", json!(0), "`rank`"),
@@ -143,7 +159,8 @@ fn options_that_change_the_sum_are_refused() {
     ] {
         let (folder, _) = exported("lora", &config_qv());
         let path = folder.path().join(CONFIG);
-        let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let mut json: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         json[key] = value;
         std::fs::write(&path, json.to_string()).unwrap();
         refused(folder.path(), CONFIG, part);
@@ -163,8 +180,16 @@ fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
     let path: PathBuf = folder.path().join(WEIGHTS);
     let bytes = std::fs::read(&path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors: Vec<_> = file.tensors().into_iter().filter_map(|(n, t)| Some((rename(&n)?, t))).collect();
-    std::fs::write(&path, safetensors::serialize(tensors, None::<HashMap<_, _>>).unwrap()).unwrap();
+    let tensors: Vec<_> = file
+        .tensors()
+        .into_iter()
+        .filter_map(|(n, t)| Some((rename(&n)?, t)))
+        .collect();
+    std::fs::write(
+        &path,
+        safetensors::serialize(tensors, None::<HashMap<_, _>>).unwrap(),
+    )
+    .unwrap();
     folder
 }
 
@@ -174,13 +199,21 @@ fn tensors_that_do_not_fit_the_model_are_named() {
     import(same.path()).unwrap();
     let stray = renamed(|n| Some(n.replace("layers.2", "layers.3")));
     refused(stray.path(), WEIGHTS, "layers.3.self_attn");
-    let missing = renamed(|n| (!n.ends_with("layers.1.self_attn.q_proj.lora_B.weight")).then(|| n.into()));
-    refused(missing.path(), WEIGHTS, "layers.1.self_attn.q_proj.lora_B.weight` is missing");
+    let missing =
+        renamed(|n| (!n.ends_with("layers.1.self_attn.q_proj.lora_B.weight")).then(|| n.into()));
+    refused(
+        missing.path(),
+        WEIGHTS,
+        "layers.1.self_attn.q_proj.lora_B.weight` is missing",
+    );
 
     // A model whose k and v are wider.
     let (folder, _) = exported("lora", &config_qv());
     let wide = sites(3, &[("q_proj", 8, 8), ("k_proj", 8, 8), ("v_proj", 8, 8)]);
-    let message = import_peft(folder.path(), &wide, &Device::flex()).err().unwrap().to_string();
+    let message = import_peft(folder.path(), &wide, &Device::flex())
+        .err()
+        .unwrap()
+        .to_string();
     for part in ["layers.0.self_attn.v_proj.lora_B", "[4, 2]", "[8, 2]"] {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
@@ -227,5 +260,12 @@ fn a_folder_that_peft_saved_is_read() {
     let layout = bank.layout();
     assert_eq!(layout.sites, sites);
     assert_eq!(layout.sharing, sharing("lora"));
-    assert_eq!((layout.config.rank, layout.config.alpha, layout.config.dropout), (3, 12.0, 0.1));
+    assert_eq!(
+        (
+            layout.config.rank,
+            layout.config.alpha,
+            layout.config.dropout
+        ),
+        (3, 12.0, 0.1)
+    );
 }

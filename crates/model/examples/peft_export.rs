@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, PeftInfo, Scaling, export_peft};
 use sharelora_model::weights::Checkpoint;
-use sharelora_model::{Adapter, Input, Llama, LlamaConfig};
+use sharelora_model::{Adapter, Input, Llama, LlamaConfig, Storage};
 
 const ROWS: usize = 2;
 const LENGTH: usize = 12;
@@ -31,10 +31,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sharing = method.sharing().ok_or("this method has no adapter")?;
 
     let device = Device::flex();
-    let config =
-        LlamaConfig::from_json(&std::fs::read_to_string(model.join("config.json"))?)?;
+    let config = LlamaConfig::from_json(&std::fs::read_to_string(model.join("config.json"))?)?;
     let checkpoint = Checkpoint::open(&[model.join("model.safetensors")])?;
-    let llama = Llama::load(config, &checkpoint, &device)?;
+    let llama = Llama::load(config, &checkpoint, Storage::F32, &device)?;
 
     let adapter = AdapterConfig {
         rank: 4,
@@ -58,7 +57,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|_| rng.random_range(0..llama.config.vocab_size as u32))
         .collect();
     let rows: Vec<&[u32]> = ids.chunks(LENGTH).collect();
-    let adapter = Adapter { bank: &bank, dropout: None };
+    let adapter = Adapter {
+        bank: &bank,
+        dropout: None,
+    };
     let hidden = llama.hidden(&Input::right_padded(&rows, 0), Some(adapter), None);
     let logits = llama.logits(hidden).try_into_vec_as::<f32>()?;
 
@@ -68,12 +70,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         fan_in_fan_out: false,
     };
     export_peft(&bank, &info, out)?;
-    let ids: Vec<u8> = ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
+    let ids: Vec<u8> = ids
+        .iter()
+        .flat_map(|&id| i64::from(id).to_le_bytes())
+        .collect();
     let logits: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
     let vocabulary = llama.config.vocab_size;
     let expected = [
-        ("input_ids", TensorView::new(Dtype::I64, vec![ROWS, LENGTH], &ids)?),
-        ("logits", TensorView::new(Dtype::F32, vec![ROWS, LENGTH, vocabulary], &logits)?),
+        (
+            "input_ids",
+            TensorView::new(Dtype::I64, vec![ROWS, LENGTH], &ids)?,
+        ),
+        (
+            "logits",
+            TensorView::new(Dtype::F32, vec![ROWS, LENGTH, vocabulary], &logits)?,
+        ),
     ];
     let bytes = safetensors::serialize(expected, None)?;
     std::fs::write(out.join("expected.safetensors"), bytes)?;

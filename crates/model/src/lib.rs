@@ -14,5 +14,5 @@ pub use cache::Cache;
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Sampling, generate};
 pub use input::Input;
-pub use llama::{Adapter, Llama, LlamaConfig};
+pub use llama::{Adapter, Llama, LlamaConfig, Storage};
 pub use loss::{Loss, cross_entropy, log_likelihoods};

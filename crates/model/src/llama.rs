@@ -4,7 +4,7 @@
 //! [out, in] as they are stored, RMSNorm weights are kept as (1, C), and rows of a batch are laid end to end,
 //! (B * T, C), between the attention blocks.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{DType, Device, Tensor, TensorData, activation};
 use serde::Deserialize;
 use sharelora_adapters::{Bank, Dropout, Site};
 
@@ -70,6 +70,23 @@ fn default_act() -> String {
 }
 fn default_positions() -> usize {
     2048
+}
+
+/// How the frozen base is kept in memory. The arithmetic is f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    #[default]
+    F32,
+    /// Half the memory; a weight is widened for each product that it takes part in.
+    Bf16,
+}
+
+/// A weight for arithmetic: widened where it is stored in less.
+pub(crate) fn widened(weight: &Tensor<2>) -> Tensor<2> {
+    match weight.dtype() {
+        DType::F32 => weight.clone(),
+        _ => weight.clone().cast(DType::F32),
+    }
 }
 
 /// Names of the projections of a block, in the model's order.
@@ -338,9 +355,10 @@ impl Llama {
     pub fn load(
         config: LlamaConfig,
         checkpoint: &Checkpoint,
+        storage: Storage,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        Self::build(config, device, |name, shape| {
+        Self::build(config, storage, device, |name, shape| {
             // Some checkpoints repeat the tied embedding, others leave `lm_head` to be tied.
             let found = checkpoint.shape(name).ok_or_else(|| {
                 ModelError::Mismatch(format!("tensor `{name}` is missing from the checkpoint"))
@@ -365,15 +383,18 @@ impl Llama {
     /// What the function returns.
     pub fn build(
         config: LlamaConfig,
+        storage: Storage,
         device: &Device,
         mut values: impl FnMut(&str, [usize; 2]) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
         let c = config.hidden_size;
         let mut read = |name: &str, shape: [usize; 2]| -> Result<Tensor<2>, ModelError> {
-            Ok(Tensor::from_data(
-                TensorData::new(values(name, shape)?, shape),
-                device,
-            ))
+            let data = TensorData::new(values(name, shape)?, shape);
+            let tensor = Tensor::from_data(data, device);
+            Ok(match storage {
+                Storage::F32 => tensor,
+                Storage::Bf16 => tensor.cast(DType::BF16),
+            })
         };
         let embed = read("model.embed_tokens.weight", [config.vocab_size, c])?;
         let blocks = (0..config.num_hidden_layers)
@@ -544,10 +565,10 @@ impl Llama {
             (t > 1 || !input.left_padding.is_empty()).then(|| input.mask(past, &self.device));
         let scale = 1.0 / (d as f64).sqrt();
 
-        let mut x = self.embed.clone().select(0, input.tensor(&self.device)); // (B T, C)
+        let mut x = widened(&self.embed.clone().select(0, input.tensor(&self.device))); // (B T, C)
         for (layer, block) in self.blocks.iter().enumerate() {
             let linear = |x: &Tensor<2>, weight: &Tensor<2>, projection: &str| {
-                let y = x.clone().matmul(weight.clone().transpose());
+                let y = x.clone().matmul(widened(weight).transpose());
                 match adapter.and_then(|a| a.bank.update(layer, projection, x, a.dropout)) {
                     Some(update) => y + update,
                     None => y,
@@ -598,11 +619,11 @@ impl Llama {
     fn rms_norm(&self, x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
         let mean = x.clone().square().mean_dim(1); // (N, 1)
         let inverse = mean.add_scalar(self.config.rms_norm_eps).sqrt().recip();
-        x.clone() * inverse * weight.clone()
+        x.clone() * inverse * widened(weight)
     }
 
     /// Logits of hidden states, (N, C) -> (N, V).
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head().clone().transpose())
+        hidden.matmul(widened(self.head()).transpose())
     }
 }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
+use crate::llama::widened;
+
 /// Rows whose logits exist at the same time: 128 x 49,152 floats are 25 MB.
 const ROWS: usize = 128;
 
@@ -33,7 +35,7 @@ pub fn cross_entropy(
         return through_autodiff(hidden, head, targets, weight.unwrap_or(1.0), &device);
     }
     let values = hidden.clone().without_autodiff();
-    let head = head.clone().without_autodiff();
+    let head = widened(head).without_autodiff();
     let channels = head.dims()[1];
     let mut sum = 0f64;
     let mut gradients = Vec::new();
@@ -74,7 +76,7 @@ pub fn cross_entropy(
 pub fn log_likelihoods(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32]) -> Vec<f64> {
     let device = hidden.device().inner();
     let hidden = hidden.clone().without_autodiff();
-    let head = head.clone().without_autodiff();
+    let head = widened(head).without_autodiff();
     let of_targets = head.clone().select(0, ids(targets, &device));
     let logits = hidden.clone().matmul(head.transpose()); // (N, V)
     let largest = logits.clone().max_dim(1);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use burn::tensor::Device;
 use common::{bank, build, config, prompts, slices};
-use sharelora_model::{Adapter, GenerateOptions, Llama, LlamaConfig, Sampling, generate};
+use sharelora_model::{Adapter, GenerateOptions, Llama, LlamaConfig, Sampling, Storage, generate};
 
 fn greedy(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {
@@ -17,7 +17,12 @@ fn greedy(max_new_tokens: usize) -> GenerateOptions {
     }
 }
 
-fn run(model: &Llama, adapter: Option<Adapter<'_>>, rows: &[Vec<u32>], options: &GenerateOptions) -> Vec<Vec<u32>> {
+fn run(
+    model: &Llama,
+    adapter: Option<Adapter<'_>>,
+    rows: &[Vec<u32>],
+    options: &GenerateOptions,
+) -> Vec<Vec<u32>> {
     generate(model, adapter, &slices(rows), options, |_, _| false, |_| {})
 }
 
@@ -28,7 +33,9 @@ fn one_by_one(
     rows: &[Vec<u32>],
     options: &GenerateOptions,
 ) -> Vec<Vec<u32>> {
-    rows.iter().map(|row| run(model, adapter, std::slice::from_ref(row), options).remove(0)).collect()
+    rows.iter()
+        .map(|row| run(model, adapter, std::slice::from_ref(row), options).remove(0))
+        .collect()
 }
 
 /// Greedy decoding by a full forward pass for each token: no cache, no batch, no padding.
@@ -38,7 +45,9 @@ fn plainly(model: &Llama, adapter: Option<Adapter<'_>>, prompt: &[u32], tokens: 
         let input = sharelora_model::Input::right_padded(&[&ids], 0);
         let logits = common::values(&model.logits(model.hidden(&input, adapter, None)));
         let last = &logits[logits.len() - common::VOCABULARY..];
-        let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+        let best = (0..last.len())
+            .max_by(|&a, &b| last[a].total_cmp(&last[b]))
+            .unwrap();
         ids.push(best as u32);
     }
     ids.split_off(prompt.len())
@@ -50,16 +59,39 @@ fn padded_batches_give_what_each_prompt_gives_alone() {
     let bank = bank(&model, "share_ab");
     let rows = prompts(&[3, 9, 1, 6, 9]);
     let mut answers = Vec::new();
-    for adapter in [None, Some(Adapter { bank: &bank, dropout: None })] {
-        let expected: Vec<_> = rows.iter().map(|row| plainly(&model, adapter, row, 16)).collect();
+    for adapter in [
+        None,
+        Some(Adapter {
+            bank: &bank,
+            dropout: None,
+        }),
+    ] {
+        let expected: Vec<_> = rows
+            .iter()
+            .map(|row| plainly(&model, adapter, row, 16))
+            .collect();
         assert_eq!(run(&model, adapter, &rows, &greedy(16)), expected);
         assert_eq!(one_by_one(&model, adapter, &rows, &greedy(16)), expected);
         // The token that fills rows carries no meaning.
-        assert_eq!(run(&model, adapter, &rows, &GenerateOptions { pad: 9, ..greedy(16) }), expected);
+        assert_eq!(
+            run(
+                &model,
+                adapter,
+                &rows,
+                &GenerateOptions {
+                    pad: 9,
+                    ..greedy(16)
+                }
+            ),
+            expected
+        );
         answers.push(expected);
     }
     assert_ne!(answers[0], answers[1], "the adapter is not asked");
-    assert!(answers[0].iter().collect::<HashSet<_>>().len() > 1, "all prompts have one answer");
+    assert!(
+        answers[0].iter().collect::<HashSet<_>>().len() > 1,
+        "all prompts have one answer"
+    );
 }
 
 #[test]
@@ -101,7 +133,10 @@ fn rows_that_end_early_leave_the_others_alone() {
 
     // By end tokens: some that these answers really have, at different places.
     let eos = vec![whole[0][1], whole[3][4], whole[5][8]];
-    let options = GenerateOptions { eos: eos.clone(), ..greedy(14) };
+    let options = GenerateOptions {
+        eos: eos.clone(),
+        ..greedy(14)
+    };
     let ended = run(&model, None, &rows, &options);
     for (answer, whole) in ended.iter().zip(&whole) {
         let end = whole.iter().position(|t| eos.contains(t)).unwrap_or(14);
@@ -113,7 +148,14 @@ fn rows_that_end_early_leave_the_others_alone() {
 
     // When all have ended, so does the work.
     let mut steps = 0;
-    generate(&model, None, &slices(&rows), &greedy(14), |_, t| t.len() == 3, |n| steps = n);
+    generate(
+        &model,
+        None,
+        &slices(&rows),
+        &greedy(14),
+        |_, t| t.len() == 3,
+        |n| steps = n,
+    );
     assert_eq!(steps, 3);
 }
 
@@ -130,8 +172,15 @@ fn nothing_to_do_gives_empty_answers() {
 }
 
 fn sampled(temperature: f64, top_p: f64, seed: u64, max_new_tokens: usize) -> GenerateOptions {
-    let sampling = Some(Sampling { temperature, top_p, seed });
-    GenerateOptions { sampling, ..greedy(max_new_tokens) }
+    let sampling = Some(Sampling {
+        temperature,
+        top_p,
+        seed,
+    });
+    GenerateOptions {
+        sampling,
+        ..greedy(max_new_tokens)
+    }
 }
 
 #[test]
@@ -141,7 +190,11 @@ fn cold_or_narrow_sampling_is_greedy() {
     let expected = run(&model, None, &rows, &greedy(12));
     for (temperature, top_p) in [(0.0, 1.0), (1e-4, 1.0), (1.0, 0.0), (2.0, 1e-9)] {
         let options = sampled(temperature, top_p, 3, 12);
-        assert_eq!(run(&model, None, &rows, &options), expected, "{temperature} {top_p}");
+        assert_eq!(
+            run(&model, None, &rows, &options),
+            expected,
+            "{temperature} {top_p}"
+        );
     }
 }
 
@@ -164,13 +217,18 @@ fn distribution(p: [f64; 4]) -> Llama {
     let json = r#"{"vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
         "num_attention_heads": 2, "rms_norm_eps": 1e-12}"#;
     let config = LlamaConfig::from_json(json).unwrap();
-    Llama::build(config, &Device::flex(), |name, [rows, columns]| {
-        Ok(match name {
-            "lm_head.weight" => p.iter().flat_map(|p| [(p.ln() / 4.0) as f32; 4]).collect(),
-            "model.embed_tokens.weight" | "model.norm.weight" => vec![1.0; rows * columns],
-            _ => vec![0.0; rows * columns],
-        })
-    })
+    Llama::build(
+        config,
+        Storage::F32,
+        &Device::flex(),
+        |name, [rows, columns]| {
+            Ok(match name {
+                "lm_head.weight" => p.iter().flat_map(|p| [(p.ln() / 4.0) as f32; 4]).collect(),
+                "model.embed_tokens.weight" | "model.norm.weight" => vec![1.0; rows * columns],
+                _ => vec![0.0; rows * columns],
+            })
+        },
+    )
     .unwrap()
 }
 
@@ -191,7 +249,10 @@ fn draws_follow_the_distribution() {
     for (temperature, top_p, expected) in cases {
         let answers = run(&model, None, &rows, &sampled(temperature, top_p, 5, 60));
         let mut counts = [0f64; 4];
-        answers.iter().flatten().for_each(|&token| counts[token as usize] += 1.0);
+        answers
+            .iter()
+            .flatten()
+            .for_each(|&token| counts[token as usize] += 1.0);
         let n = 6000.0;
         assert_eq!(counts.iter().sum::<f64>(), n);
         let mut chi_square = 0.0;

@@ -12,7 +12,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use sharelora_adapters::import_peft;
 use sharelora_model::weights::{Checkpoint, TensorDtype, write_safetensors};
-use sharelora_model::{Adapter, Cache, Input, Llama, LlamaConfig};
+use sharelora_model::{Adapter, Cache, Input, Llama, LlamaConfig, Storage, cross_entropy};
 
 /// PEFT's own folder beside its own base: the logits are PEFT's. One adapter of another program and the whole
 /// forward pass, without Python.
@@ -22,7 +22,7 @@ fn a_lora_adapter_saved_by_peft_gives_its_logits() {
     let text = std::fs::read_to_string(folder.join("base/config.json")).unwrap();
     let checkpoint = Checkpoint::open(&[folder.join("base/model.safetensors")]).unwrap();
     let config = LlamaConfig::from_json(&text).unwrap();
-    let model = Llama::load(config, &checkpoint, &Device::flex()).unwrap();
+    let model = Llama::load(config, &checkpoint, Storage::F32, &Device::flex()).unwrap();
     let bank = import_peft(&folder, &model.config.sites(), model.device()).unwrap();
 
     let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
@@ -30,7 +30,11 @@ fn a_lora_adapter_saved_by_peft_gives_its_logits() {
     let ids = file.tensor("input_ids").unwrap();
     let (batch, length) = (ids.shape()[0], ids.shape()[1]);
     let input = Input {
-        ids: ids.data().chunks_exact(8).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8).collect(),
+        ids: ids
+            .data()
+            .chunks_exact(8)
+            .map(|b| u32::from(b[0]) | u32::from(b[1]) << 8)
+            .collect(),
         batch,
         length,
         left_padding: Vec::new(),
@@ -43,37 +47,66 @@ fn a_lora_adapter_saved_by_peft_gives_its_logits() {
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
         .collect();
     let logits = |adapter| values(&model.logits(model.hidden(&input, adapter, None)));
-    let adapted = logits(Some(Adapter { bank: &bank, dropout: None }));
-    assert!(distance(&expected, &adapted) < 1e-5, "{}", distance(&expected, &adapted));
-    assert!(distance(&expected, &logits(None)) > 0.01, "the adapter changes nothing");
+    let adapted = logits(Some(Adapter {
+        bank: &bank,
+        dropout: None,
+    }));
+    assert!(
+        distance(&expected, &adapted) < 1e-5,
+        "{}",
+        distance(&expected, &adapted)
+    );
+    assert!(
+        distance(&expected, &logits(None)) > 0.01,
+        "the adapter changes nothing"
+    );
 }
 
 /// RoPE's frequencies are those of transformers (`scripts/rope_frequencies.py`), wherever the configuration
 /// keeps their parameters.
 #[test]
 fn rope_frequencies_are_those_of_transformers() {
-    let cases: Value = serde_json::from_str(include_str!("fixtures/rope_frequencies.json")).unwrap();
+    let cases: Value =
+        serde_json::from_str(include_str!("fixtures/rope_frequencies.json")).unwrap();
     let cases = cases.as_array().unwrap();
-    assert!(cases.iter().any(|c| c["config"]["rope_parameters"]["rope_type"] == "llama3"));
+    assert!(
+        cases
+            .iter()
+            .any(|c| c["config"]["rope_parameters"]["rope_type"] == "llama3")
+    );
     for case in cases {
-        let expected: Vec<f64> = serde_json::from_value(case["inverse_frequencies"].clone()).unwrap();
+        let expected: Vec<f64> =
+            serde_json::from_value(case["inverse_frequencies"].clone()).unwrap();
         let new = case["config"].clone();
         // transformers 4: theta outside, the rest in `rope_scaling`; a file saved again has both names.
         let mut old = new.clone();
         let object = old.as_object_mut().unwrap();
         let mut rope = object.remove("rope_parameters").unwrap();
-        object.insert("rope_theta".into(), rope.as_object_mut().unwrap().remove("rope_theta").unwrap());
+        object.insert(
+            "rope_theta".into(),
+            rope.as_object_mut().unwrap().remove("rope_theta").unwrap(),
+        );
         object.insert("rope_scaling".into(), rope);
         let mut oldest = old.clone();
         oldest["rope_scaling"]["type"] = old["rope_scaling"]["rope_type"].clone();
         let both = oldest.clone();
-        oldest["rope_scaling"].as_object_mut().unwrap().remove("rope_type");
+        oldest["rope_scaling"]
+            .as_object_mut()
+            .unwrap()
+            .remove("rope_type");
         for form in [new, old, both, oldest] {
-            let found = LlamaConfig::from_json(&form.to_string()).unwrap().inverse_frequencies().unwrap();
+            let found = LlamaConfig::from_json(&form.to_string())
+                .unwrap()
+                .inverse_frequencies()
+                .unwrap();
             assert_eq!(found.len(), expected.len());
             for (found, expected) in found.iter().zip(&expected) {
                 // The reference is computed in f32.
-                assert!((found / expected - 1.0).abs() < 2e-6, "{}: {found} {expected}", case["name"]);
+                assert!(
+                    (found / expected - 1.0).abs() < 2e-6,
+                    "{}: {found} {expected}",
+                    case["name"]
+                );
             }
         }
     }
@@ -83,17 +116,49 @@ fn rope_frequencies_are_those_of_transformers() {
 fn what_is_not_computed_is_refused_by_name() {
     type Change = (&'static str, Value, &'static [&'static str]);
     let changes: [Change; 13] = [
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), &["`yarn`", "`llama3`"]),
-        ("rope_scaling", json!({"type": "dynamic", "factor": 2.0}), &["`dynamic`"]),
-        ("rope_scaling", json!({"rope_type": "llama3", "factor": 2.0}), &["`low_freq_factor` is missing"]),
-        ("num_key_value_heads", json!(3), &["`num_attention_heads` = 4", "`num_key_value_heads` = 3"]),
-        ("num_key_value_heads", json!(0), &["`num_key_value_heads` is 0"]),
-        ("num_attention_heads", json!(0), &["`num_attention_heads` is 0"]),
+        (
+            "rope_scaling",
+            json!({"rope_type": "yarn", "factor": 2.0}),
+            &["`yarn`", "`llama3`"],
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "dynamic", "factor": 2.0}),
+            &["`dynamic`"],
+        ),
+        (
+            "rope_scaling",
+            json!({"rope_type": "llama3", "factor": 2.0}),
+            &["`low_freq_factor` is missing"],
+        ),
+        (
+            "num_key_value_heads",
+            json!(3),
+            &["`num_attention_heads` = 4", "`num_key_value_heads` = 3"],
+        ),
+        (
+            "num_key_value_heads",
+            json!(0),
+            &["`num_key_value_heads` is 0"],
+        ),
+        (
+            "num_attention_heads",
+            json!(0),
+            &["`num_attention_heads` is 0"],
+        ),
         ("head_dim", json!(5), &["`head_dim` = 5 is odd"]),
         ("attention_bias", json!(true), &["`attention_bias`"]),
         ("mlp_bias", json!(true), &["`mlp_bias`"]),
-        ("hidden_act", json!("gelu"), &["`hidden_act` is `gelu`", "`silu`"]),
-        ("model_type", json!("mistral"), &["`model_type` is `mistral`", "`llama`"]),
+        (
+            "hidden_act",
+            json!("gelu"),
+            &["`hidden_act` is `gelu`", "`silu`"],
+        ),
+        (
+            "model_type",
+            json!("mistral"),
+            &["`model_type` is `mistral`", "`llama`"],
+        ),
         ("vocab_size", Value::Null, &["invalid type: null"]),
         ("hidden_size", json!(-1), &["-1"]),
     ];
@@ -101,7 +166,10 @@ fn what_is_not_computed_is_refused_by_name() {
         let text = config_json(|c| c[key] = value.clone());
         let message = LlamaConfig::from_json(&text).unwrap_err().to_string();
         for part in parts.iter().chain(&["config.json"]) {
-            assert!(message.contains(part), "{key} = {value}: `{part}` is not in: {message}");
+            assert!(
+                message.contains(part),
+                "{key} = {value}: `{part}` is not in: {message}"
+            );
         }
     }
     let text = config_json(|c| {
@@ -109,9 +177,17 @@ fn what_is_not_computed_is_refused_by_name() {
         c["hidden_size"] = json!(26);
     });
     let message = LlamaConfig::from_json(&text).unwrap_err().to_string();
-    assert!(message.contains("`hidden_size` = 26 is no multiple of `num_attention_heads` = 4"), "{message}");
+    assert!(
+        message.contains("`hidden_size` = 26 is no multiple of `num_attention_heads` = 4"),
+        "{message}"
+    );
     let text = config_json(|c| drop(c.as_object_mut().unwrap().remove("vocab_size")));
-    assert!(LlamaConfig::from_json(&text).unwrap_err().to_string().contains("vocab_size"));
+    assert!(
+        LlamaConfig::from_json(&text)
+            .unwrap_err()
+            .to_string()
+            .contains("vocab_size")
+    );
 }
 
 /// Absent keys mean what they mean in transformers.
@@ -119,21 +195,41 @@ fn what_is_not_computed_is_refused_by_name() {
 fn defaults_and_token_ids() {
     let text = config_json(|c| {
         let c = c.as_object_mut().unwrap();
-        for key in ["head_dim", "num_key_value_heads", "rope_theta", "tie_word_embeddings", "eos_token_id"] {
+        for key in [
+            "head_dim",
+            "num_key_value_heads",
+            "rope_theta",
+            "tie_word_embeddings",
+            "eos_token_id",
+        ] {
             c.remove(key);
         }
     });
     let config = LlamaConfig::from_json(&text).unwrap();
-    assert_eq!((config.head_dim(), config.kv_heads(), config.tie_word_embeddings), (6, 4, false));
+    assert_eq!(
+        (
+            config.head_dim(),
+            config.kv_heads(),
+            config.tie_word_embeddings
+        ),
+        (6, 4, false)
+    );
     assert_eq!(config.eos_token_ids(), [0u32; 0]);
-    assert_eq!(config.inverse_frequencies().unwrap()[1], 10_000f64.powf(-1.0 / 3.0));
-    let eos = |value: Value| LlamaConfig::from_json(&config_json(|c| c["eos_token_id"] = value)).unwrap();
+    assert_eq!(
+        config.inverse_frequencies().unwrap()[1],
+        10_000f64.powf(-1.0 / 3.0)
+    );
+    let eos =
+        |value: Value| LlamaConfig::from_json(&config_json(|c| c["eos_token_id"] = value)).unwrap();
     assert_eq!(eos(json!(7)).eos_token_ids(), [7]);
     assert_eq!(eos(json!([7, 9])).eos_token_ids(), [7, 9]);
 }
 
 /// A checkpoint with the random weights of a model, some changed.
-fn checkpoint(config: &LlamaConfig, change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>)) -> Checkpoint {
+fn checkpoint(
+    config: &LlamaConfig,
+    change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>),
+) -> Checkpoint {
     let mut shapes: BTreeMap<String, Vec<usize>> = config
         .weights()
         .into_iter()
@@ -158,14 +254,25 @@ fn checkpoint(config: &LlamaConfig, change: impl FnOnce(&mut BTreeMap<String, Ve
 
 #[test]
 fn weights_that_do_not_fit_are_named() {
-    let load = |checkpoint: &Checkpoint| Llama::load(config(), checkpoint, &Device::flex());
+    let load =
+        |checkpoint: &Checkpoint| Llama::load(config(), checkpoint, Storage::F32, &Device::flex());
     assert!(load(&checkpoint(&config(), |_| ())).is_ok());
     let message = |change: &dyn Fn(&mut BTreeMap<String, Vec<usize>>)| {
-        load(&checkpoint(&config(), change)).err().unwrap().to_string()
+        load(&checkpoint(&config(), change))
+            .err()
+            .unwrap()
+            .to_string()
     };
-    for name in ["model.embed_tokens.weight", "model.layers.2.mlp.up_proj.weight", "model.norm.weight"] {
+    for name in [
+        "model.embed_tokens.weight",
+        "model.layers.2.mlp.up_proj.weight",
+        "model.norm.weight",
+    ] {
         let missing = message(&|shapes| drop(shapes.remove(name)));
-        assert!(missing.contains(&format!("`{name}` is missing")), "{missing}");
+        assert!(
+            missing.contains(&format!("`{name}` is missing")),
+            "{missing}"
+        );
     }
     let k = "model.layers.1.self_attn.k_proj.weight";
     let wide = message(&|shapes| drop(shapes.insert(k.into(), vec![24, 24])));
@@ -180,22 +287,38 @@ fn weights_that_do_not_fit_are_named() {
 /// A tied head is the embedding and needs no weight of its own; an untied one is read, and missed.
 #[test]
 fn a_tied_head_is_the_embedding() {
-    let tied = LlamaConfig::from_json(&config_json(|c| c["tie_word_embeddings"] = json!(true))).unwrap();
+    let tied =
+        LlamaConfig::from_json(&config_json(|c| c["tie_word_embeddings"] = json!(true))).unwrap();
     let without_head = checkpoint(&tied, |_| ());
     assert!(!without_head.contains("lm_head.weight"));
-    let message = Llama::load(config(), &without_head, &Device::flex()).err().unwrap().to_string();
+    let message = Llama::load(config(), &without_head, Storage::F32, &Device::flex())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(message.contains("`lm_head.weight` is missing"), "{message}");
 
-    let mut tied = Llama::load(tied, &without_head, &Device::flex()).unwrap();
+    let mut tied = Llama::load(tied, &without_head, Storage::F32, &Device::flex()).unwrap();
     let mut untied = build(config());
-    assert_eq!(untied.config.parameters() - tied.config.parameters(), 61 * 24);
+    assert_eq!(
+        untied.config.parameters() - tied.config.parameters(),
+        61 * 24
+    );
     let embed = weight("model.embed_tokens.weight", [61, 24]);
     assert_eq!(values(tied.head()), embed);
     assert_eq!(values(untied.head()), weight("lm_head.weight", [61, 24]));
     // Every weight is handed out once, under the names of the checkpoint.
     for model in [&mut tied, &mut untied] {
-        let mut expected: Vec<String> = model.config.weights().into_iter().map(|(name, _)| name).collect();
-        let mut found: Vec<String> = model.weights_mut().into_iter().map(|(name, _)| name).collect();
+        let mut expected: Vec<String> = model
+            .config
+            .weights()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let mut found: Vec<String> = model
+            .weights_mut()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         expected.sort();
         found.sort();
         assert_eq!(found, expected);
@@ -219,7 +342,12 @@ fn sites_are_the_linear_weights() {
     assert_eq!(sites.len(), 7 * 3);
     for site in sites {
         let shape = weights[&format!("{}.weight", site.path)];
-        assert_eq!(shape, [site.out_features, site.in_features], "{}", site.path);
+        assert_eq!(
+            shape,
+            [site.out_features, site.in_features],
+            "{}",
+            site.path
+        );
     }
 }
 
@@ -229,14 +357,19 @@ fn sites_are_the_linear_weights() {
 fn the_cache_and_the_padding_change_nothing() {
     let model = build(config());
     let bank = bank(&model, "share_a");
-    let adapter = Some(Adapter { bank: &bank, dropout: None });
+    let adapter = Some(Adapter {
+        bank: &bank,
+        dropout: None,
+    });
     let rows = prompts(&[11, 11, 11]);
-    let full = values(&model.logits(model.hidden(&Input::right_padded(&slices(&rows), 0), adapter, None)));
+    let full =
+        values(&model.logits(model.hidden(&Input::right_padded(&slices(&rows), 0), adapter, None)));
     let width = full.len() / 33;
     let at = |row: usize, t: usize| &full[(row * 11 + t) * width..][..width];
     // Each row for itself.
     for (i, row) in rows.iter().enumerate() {
-        let alone = values(&model.logits(model.hidden(&Input::right_padded(&[row], 0), adapter, None)));
+        let alone =
+            values(&model.logits(model.hidden(&Input::right_padded(&[row], 0), adapter, None)));
         assert!(distance(&full[i * 11 * width..(i + 1) * 11 * width], &alone) < 1e-4);
     }
     for pads in [vec![], vec![0, 2, 4]] {
@@ -252,15 +385,25 @@ fn the_cache_and_the_padding_change_nothing() {
                     let padded = std::iter::repeat_n(0, padding(i)).chain(row.iter().copied());
                     ids.extend(padded.skip(start).take(*n));
                 }
-                let input = Input { ids, batch: 3, length: *n, left_padding: pads.clone() };
+                let input = Input {
+                    ids,
+                    batch: 3,
+                    length: *n,
+                    left_padding: pads.clone(),
+                };
                 let logits = values(&model.logits(model.hidden(&input, adapter, Some(&mut cache))));
                 assert!(logits.iter().all(|v| v.is_finite()));
                 for row in 0..3 {
                     for t in 0..*n {
-                        let Some(place) = (start + t).checked_sub(padding(row)) else { continue };
+                        let Some(place) = (start + t).checked_sub(padding(row)) else {
+                            continue;
+                        };
                         let found = &logits[(row * n + t) * width..][..width];
                         let error = distance(at(row, place), found);
-                        assert!(error < 1e-4, "row {row}, token {place}, steps {steps:?}: {error}");
+                        assert!(
+                            error < 1e-4,
+                            "row {row}, token {place}, steps {steps:?}: {error}"
+                        );
                     }
                 }
                 start += n;
@@ -275,10 +418,45 @@ fn the_cache_and_the_padding_change_nothing() {
 fn right_padding_is_not_seen() {
     let model = build(config());
     let rows = prompts(&[9, 4]);
-    let hidden = |rows: &[&[u32]], pad| values(&model.hidden(&Input::right_padded(rows, pad), None, None));
+    let hidden =
+        |rows: &[&[u32]], pad| values(&model.hidden(&Input::right_padded(rows, pad), None, None));
     let (batch, other) = (hidden(&slices(&rows), 0), hidden(&slices(&rows), 5));
     let alone = hidden(&[&rows[1]], 0);
     let short = 9 * 24..(9 + 4) * 24;
     assert!(distance(&alone, &batch[short.clone()]) < 1e-4);
     assert_eq!(batch[short.clone()], other[short]);
+}
+
+/// A base kept in bf16 computes what an f32 base with the rounded weights computes, to the last bit: the weights
+/// are rounded once and the arithmetic is the same.
+#[test]
+fn bf16_storage_rounds_the_weights_and_nothing_else() {
+    let model = |storage, round: bool| {
+        Llama::build(config(), storage, &Device::flex(), |name, shape| {
+            let values = weight(name, shape);
+            Ok(match round {
+                true => values
+                    .iter()
+                    .map(|v| half::bf16::from_f32(*v).to_f32())
+                    .collect(),
+                false => values,
+            })
+        })
+        .unwrap()
+    };
+    let input = Input::left_padded(&slices(&prompts(&[7, 4])), 0);
+    let logits = |model: &Llama| {
+        let bank = bank(model, "share_b");
+        let adapter = Adapter {
+            bank: &bank,
+            dropout: None,
+        };
+        let hidden = model.hidden(&input, Some(adapter), None);
+        let targets = vec![5; 14];
+        let loss = cross_entropy(&hidden, model.head(), &targets, None).sum;
+        (values(&model.logits(hidden)), loss)
+    };
+    let (narrow, rounded) = (model(Storage::Bf16, false), model(Storage::F32, true));
+    assert_eq!(logits(&narrow), logits(&rounded));
+    assert_ne!(logits(&narrow).0, logits(&model(Storage::F32, false)).0);
 }

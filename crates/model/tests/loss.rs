@@ -6,7 +6,7 @@ mod common;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use common::{distance, random, tensor, values};
 use proptest::prelude::*;
-use sharelora_model::cross_entropy;
+use sharelora_model::{cross_entropy, log_likelihoods};
 
 struct Case {
     hidden: Vec<f32>,
@@ -19,7 +19,10 @@ struct Case {
 
 impl Case {
     fn new(n: usize, c: usize, v: usize, seed: u64) -> Self {
-        let targets = random(n, seed + 2).iter().map(|x| ((x + 1.0) / 2.0 * v as f32) as u32).collect();
+        let targets = random(n, seed + 2)
+            .iter()
+            .map(|x| ((x + 1.0) / 2.0 * v as f32) as u32)
+            .collect();
         Case {
             hidden: random(n * c, seed),
             head: random(v * c, seed + 1).iter().map(|x| 2.0 * x).collect(),
@@ -31,7 +34,9 @@ impl Case {
     }
 
     fn hidden(&self) -> Tensor<2> {
-        tensor(self.hidden.clone(), [self.n, self.c]).autodiff().require_grad()
+        tensor(self.hidden.clone(), [self.n, self.c])
+            .autodiff()
+            .require_grad()
     }
 
     fn head(&self) -> Tensor<2> {
@@ -48,7 +53,11 @@ impl Case {
         let mut to_head = vec![0f64; v * c];
         for (i, &target) in self.targets.iter().enumerate() {
             let logits: Vec<f64> = (0..v)
-                .map(|k| (0..c).map(|j| at(&self.hidden, i, j) * at(&self.head, k, j)).sum())
+                .map(|k| {
+                    (0..c)
+                        .map(|j| at(&self.hidden, i, j) * at(&self.head, k, j))
+                        .sum()
+                })
                 .collect();
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = logits.iter().map(|l| (l - largest).exp()).sum();
@@ -70,8 +79,14 @@ impl Case {
         let hidden = self.hidden();
         let logits = hidden.clone().matmul(self.head().transpose());
         let ids: Vec<i64> = self.targets.iter().map(|&t| i64::from(t)).collect();
-        let index = Tensor::<2, Int>::from_data(TensorData::new(ids, [self.n, 1]), &hidden.device().inner());
-        let loss = activation::log_softmax(logits, 1).gather(1, index).neg().sum();
+        let index = Tensor::<2, Int>::from_data(
+            TensorData::new(ids, [self.n, 1]),
+            &hidden.device().inner(),
+        );
+        let loss = activation::log_softmax(logits, 1)
+            .gather(1, index)
+            .neg()
+            .sum();
         let sum = f64::from(values(&loss)[0]);
         let grads = loss.backward();
         (sum, values(&hidden.grad(&grads).unwrap()))
@@ -79,7 +94,9 @@ impl Case {
 }
 
 fn times(list: &[f32], factor: f64) -> Vec<f32> {
-    list.iter().map(|v| (f64::from(*v) * factor) as f32).collect()
+    list.iter()
+        .map(|v| (f64::from(*v) * factor) as f32)
+        .collect()
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -95,7 +112,12 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     let loss = cross_entropy(&hidden, &case.head(), &case.targets, Some(weight));
     prop_assert_eq!(loss.count, case.n);
     prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
-    prop_assert!(close(loss.sum, composed_sum), "{} {}", loss.sum, composed_sum);
+    prop_assert!(
+        close(loss.sum, composed_sum),
+        "{} {}",
+        loss.sum,
+        composed_sum
+    );
     let grads = loss.surrogate.unwrap().backward();
     let found = values(&hidden.grad(&grads).unwrap());
     prop_assert!(distance(&times(&composed, weight), &found) < 1e-5);
@@ -106,8 +128,18 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     let loss = cross_entropy(&hidden, &head, &case.targets, Some(weight));
     prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
     let grads = loss.surrogate.unwrap().backward();
-    prop_assert!(distance(&times(&to_hidden, weight), &values(&hidden.grad(&grads).unwrap())) < 1e-5);
-    prop_assert!(distance(&times(&to_head, weight), &values(&head.grad(&grads).unwrap())) < 1e-5);
+    prop_assert!(
+        distance(
+            &times(&to_hidden, weight),
+            &values(&hidden.grad(&grads).unwrap())
+        ) < 1e-5
+    );
+    prop_assert!(
+        distance(
+            &times(&to_head, weight),
+            &values(&head.grad(&grads).unwrap())
+        ) < 1e-5
+    );
 
     // Evaluation.
     for head in [case.head(), head] {
@@ -141,12 +173,39 @@ fn chunks_do_not_show() {
     }
 }
 
-/// Logits of some thousands overflow an exponential that does not subtract the largest.
+/// Logits of some thousands overflow an exponential that does not subtract the largest. The values are such
+/// that their products are exact in f32.
 #[test]
 fn large_logits_stay_finite() {
     let mut case = Case::new(140, 8, 20, 3);
-    case.hidden.iter_mut().for_each(|h| *h *= 1000.0);
+    case.hidden
+        .iter_mut()
+        .for_each(|h| *h = (*h * 8.0).round() * 128.0);
+    case.head
+        .iter_mut()
+        .for_each(|w| *w = (*w * 4.0).round() / 4.0);
+    assert!(case.reference().0 > 140.0 * 1000.0);
     check(&case, 1.0).unwrap();
+}
+
+/// The likelihood of each token, for scoring choices, is the same quantity before it is summed.
+#[test]
+fn likelihoods_of_tokens_sum_to_the_loss() {
+    let case = Case::new(150, 6, 25, 4);
+    let list = log_likelihoods(&case.hidden(), &case.head(), &case.targets);
+    assert_eq!(list.len(), 150);
+    assert!(close(-list.iter().sum::<f64>(), case.reference().0));
+    // Row by row: each as a case of its own.
+    for i in [0, 77, 149] {
+        let one = Case {
+            hidden: case.hidden[i * 6..(i + 1) * 6].to_vec(),
+            head: case.head.clone(),
+            targets: vec![case.targets[i]],
+            n: 1,
+            ..case
+        };
+        assert!(close(-list[i], one.reference().0), "{i}");
+    }
 }
 
 #[test]

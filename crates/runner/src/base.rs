@@ -1,17 +1,17 @@
 //! The base model of a run, from its sources to tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use serde::Deserialize;
-use sharelora_hub::{Hub, Progress};
+use sharelora_hub::{Hub, Progress, Source};
 use sharelora_model::weights::Checkpoint;
-use sharelora_model::{Llama, LlamaConfig};
+use sharelora_model::{Llama, LlamaConfig, Storage};
 use sharelora_tasks::Encoder;
 
-use crate::experiment::ModelSpec;
+use crate::experiment::{Dtype, ModelSpec};
 
 /// A model and its tokenizer.
 pub struct Base {
@@ -19,12 +19,30 @@ pub struct Base {
     pub encoder: Encoder,
 }
 
+/// The files that a safetensors index names; none for any other source, or while the index is not here.
+///
+/// # Errors
+/// The index is here and cannot be read as one.
+pub fn shards(hub: &Hub, source: &Source) -> Result<Vec<Source>> {
+    if !source.file().ends_with(".safetensors.index.json") {
+        return Ok(Vec::new());
+    }
+    let Some((path, _)) = hub.locate(source) else {
+        return Ok(Vec::new());
+    };
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let index: Index =
+        serde_json::from_str(&text).with_context(|| format!("{} is not a safetensors index", path.display()))?;
+    let files: BTreeSet<&String> = index.weight_map.values().collect();
+    Ok(files.into_iter().map(|file| hub.sibling(source, file)).collect())
+}
+
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files of a model's weights: an index brings its shards along.
+/// The files of a model's weights: an index stands for its shards.
 ///
 /// # Errors
 /// A file that is neither here nor to be had, or an index that is malformed.
@@ -32,16 +50,12 @@ pub fn weight_files(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<V
     let mut files = Vec::new();
     for source in &spec.weights {
         let path = hub.fetch(source, None, progress)?.path;
-        if source.file().ends_with(".index.json") {
-            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let index: Index = serde_json::from_str(&text)
-                .with_context(|| format!("{}: not an index of safetensors shards", path.display()))?;
-            let shards: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
-            for shard in shards {
-                files.push(hub.fetch(&hub.sibling(source, shard), None, progress)?.path);
-            }
-        } else {
+        let shards = shards(hub, source)?;
+        if shards.is_empty() {
             files.push(path);
+        }
+        for shard in &shards {
+            files.push(hub.fetch(shard, None, progress)?.path);
         }
     }
     Ok(files)
@@ -80,6 +94,10 @@ pub fn load(spec: &ModelSpec, hub: &Hub, device: &Device, progress: Progress) ->
     let files = weight_files(spec, hub, progress)?;
     let checkpoint = Checkpoint::open(&files)?;
     let names = || files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
-    let model = Llama::load(config, &checkpoint, device).with_context(names)?;
+    let storage = match spec.dtype {
+        Dtype::F32 => Storage::F32,
+        Dtype::Bf16 => Storage::Bf16,
+    };
+    let model = Llama::load(config, &checkpoint, storage, device).with_context(names)?;
     Ok(Base { model, encoder })
 }

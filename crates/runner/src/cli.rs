@@ -146,14 +146,18 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Compare this program's logits with stored reference values
+    /// Compare this program with reference values of transformers and PEFT: outputs, training steps, real prompts
     #[command(
-        after_help = "Example:\n  sharelora parity reference/llama-gqa reference/llama3-rope"
+        after_help = "Example:\n  sharelora parity reference/llama-gqa reference/smollm2.json --model-of smollm2-gsm8k"
     )]
     Parity {
-        /// Folders of reference values
-        #[arg(required = true, value_name = "DIR")]
-        dirs: Vec<PathBuf>,
+        /// Folders of reference values (config, weights, inputs and outputs, training steps), or JSON files of prompts
+        /// with token ids, likelihoods and greedy tokens
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Experiment whose model answers the prompts of JSON files
+        #[arg(long, value_name = "NAME", default_value = "smollm2-gsm8k")]
+        model_of: String,
     },
     /// Show this machine, the caches, and which experiments can run now without the network
     #[command(after_help = "Example:\n  sharelora doctor")]
@@ -233,7 +237,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
             variant,
         } => commands::score(&samples, &task, variant),
         Command::Export { run, format, out } => commands::export(&run, format, &out),
-        Command::Parity { dirs } => commands::parity(&anywhere(common)?, &dirs),
+        Command::Parity { paths, model_of } => commands::parity(&anywhere(common)?, &paths, &model_of),
         Command::Doctor => {
             let context = anywhere(common)?;
             crate::doctor::doctor(&context)

@@ -30,7 +30,8 @@ pub struct Estimate {
 ///   f32 without recomputation. Residual stream and norms (4 h), queries before and after rotation (2 q), keys
 ///   likewise and values (3 k), gate, up, silu and product (4 f), attention probabilities (H S), and the rank-wide
 ///   inner results of the `t` adapted projections.
-/// - `logits`: `8 B S V`, the logits and their gradient in f32. The untouched base keeps no activations.
+/// - `logits`: `12 min(B S, 256) V`: logits, exponentials and a temporary of at most 128 rows in each of two parts,
+///   f32; `12 B S V` where the head is trained too. The untouched base keeps no activations.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Memory {
     pub base: u64,
@@ -85,7 +86,8 @@ pub fn estimate(run: &ResolvedRun, config: &LlamaConfig) -> Result<Estimate, Ada
                 .map_or((0, 0), |l| (wide(l.config.rank), wide(l.sites.len())));
             let layer = 4 * h + 2 * q + 3 * k + 4 * f + heads * sequence;
             let kept = tokens * (layers * layer + rank * sites);
-            (4 * kept, 8 * tokens * wide(config.vocab_size))
+            let rows = if full { tokens } else { tokens.min(256) };
+            (4 * kept, 12 * rows * wide(config.vocab_size))
         }
         None => (0, 0),
     };

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use sharelora_model::weights::{TensorDtype, write_safetensors};
-use sharelora_model::{Llama, LlamaConfig};
+use sharelora_model::{Llama, LlamaConfig, Storage};
 use sharelora_tasks::corpus::pretraining_text;
 use sharelora_tasks::{Encoded, Encoder, train_pocket_tokenizer};
 
@@ -139,7 +139,7 @@ fn sequences(encoder: &Encoder, count: usize) -> Result<Vec<Encoded>> {
 fn random(config: LlamaConfig, device: &burn::tensor::Device) -> Result<Llama> {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let residual = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
-    let model = Llama::build(config, device, |name, [rows, columns]| {
+    let model = Llama::build(config, Storage::F32, device, |name, [rows, columns]| {
         if name.contains("norm") {
             return Ok(vec![1.0; rows * columns]);
         }

@@ -11,9 +11,8 @@ use sharelora_adapters::Method;
 use sharelora_report::{Paths, Record, ReportSpec, Status};
 
 use crate::execute::execute;
-use crate::experiment::Dtype;
 use crate::store::{State, StoreError};
-use crate::{Context, Plan, ResolvedRun, Store, error::UsageError, host};
+use crate::{Context, Plan, ResolvedRun, Store, host};
 
 /// Where results are kept and reports written.
 #[derive(Debug, Clone)]
@@ -37,23 +36,6 @@ pub struct Outcome {
     pub failed: Vec<String>,
     /// Taken by another process.
     pub busy: Vec<String>,
-}
-
-/// Refuses runs that can be planned but not executed.
-///
-/// # Errors
-/// Names the key.
-pub fn check_executable(runs: &[&ResolvedRun]) -> Result<()> {
-    match runs.iter().find(|run| run.model.dtype != Dtype::F32) {
-        Some(run) => Err(UsageError(format!(
-            "{}: `model.dtype` = \"bf16\" can be planned and counted but not executed yet; \
-             run with --set model.dtype=f32 where the memory allows it (`sharelora plan {}` shows how much)",
-            run.label(),
-            run.experiment
-        ))
-        .into()),
-        None => Ok(()),
-    }
 }
 
 /// Does `runs`, all of one plan. What happens is told on standard error, unless the context is quiet.
@@ -420,14 +402,5 @@ pub(crate) mod tests {
             none.to_string().contains("belong to other settings"),
             "{none}"
         );
-    }
-
-    #[test]
-    fn bf16_is_planned_but_not_executed() {
-        let plan = planned(SMALL, &["model.dtype=bf16"]).unwrap();
-        let message = check_executable(&plan.runs.iter().collect::<Vec<_>>())
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("model.dtype=f32"), "{message}");
     }
 }

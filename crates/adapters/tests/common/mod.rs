@@ -18,13 +18,15 @@ pub type Projection<'a> = (&'a str, usize, usize);
 pub fn sites(layers: usize, projections: &[Projection<'_>]) -> Vec<Site> {
     (0..layers)
         .flat_map(|layer| {
-            projections.iter().map(move |&(projection, in_features, out_features)| Site {
-                layer,
-                projection: projection.into(),
-                path: format!("model.layers.{layer}.self_attn.{projection}"),
-                in_features,
-                out_features,
-            })
+            projections
+                .iter()
+                .map(move |&(projection, in_features, out_features)| Site {
+                    layer,
+                    projection: projection.into(),
+                    path: format!("model.layers.{layer}.self_attn.{projection}"),
+                    in_features,
+                    out_features,
+                })
         })
         .collect()
 }
@@ -73,11 +75,18 @@ pub fn random_bank(layout: &Arc<Layout>, seed: u64) -> Bank {
 }
 
 pub fn values(tensor: &Tensor<2>) -> Vec<f32> {
-    tensor.clone().without_autodiff().try_to_vec_as::<f32>().unwrap()
+    tensor
+        .clone()
+        .without_autodiff()
+        .try_to_vec_as::<f32>()
+        .unwrap()
 }
 
 pub fn bits(lists: &[Vec<f32>]) -> Vec<Vec<u32>> {
-    lists.iter().map(|l| l.iter().map(|v| v.to_bits()).collect()).collect()
+    lists
+        .iter()
+        .map(|l| l.iter().map(|v| v.to_bits()).collect())
+        .collect()
 }
 
 /// The largest difference, as a part of the largest value where that is above 1.

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
-use sharelora_model::{Llama, LlamaConfig, ModelError};
+use sharelora_model::{Llama, LlamaConfig, ModelError, Storage};
 
 pub const VOCABULARY: usize = 61;
 
@@ -49,7 +49,9 @@ pub fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
 
 /// The values of a named weight of the random models: large enough for logits that differ clearly.
 pub fn weight(name: &str, [rows, columns]: [usize; 2]) -> Vec<f32> {
-    let seed = name.bytes().fold(17u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let seed = name
+        .bytes()
+        .fold(17u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
     let values = random(rows * columns, seed);
     match name.contains("norm") {
         true => values.iter().map(|v| 1.0 + 0.5 * v).collect(),
@@ -59,7 +61,7 @@ pub fn weight(name: &str, [rows, columns]: [usize; 2]) -> Vec<f32> {
 
 pub fn build(config: LlamaConfig) -> Llama {
     let read = |name: &str, shape| Ok::<_, ModelError>(weight(name, shape));
-    Llama::build(config, &Device::flex(), read).unwrap()
+    Llama::build(config, Storage::F32, &Device::flex(), read).unwrap()
 }
 
 /// An adapter on every projection with random `A` and `B`.
@@ -76,7 +78,12 @@ pub fn bank(model: &Llama, method: &str) -> Bank {
     let values = layout
         .matrices()
         .enumerate()
-        .map(|(i, m)| random(m.shape[0] * m.shape[1], i as u64).iter().map(|v| 0.3 * v).collect())
+        .map(|(i, m)| {
+            random(m.shape[0] * m.shape[1], i as u64)
+                .iter()
+                .map(|v| 0.3 * v)
+                .collect()
+        })
         .collect();
     Bank::from_values(Arc::new(layout), values, model.device()).unwrap()
 }
@@ -86,7 +93,11 @@ pub fn prompts(lengths: &[usize]) -> Vec<Vec<u32>> {
     let mut rng = ChaCha8Rng::seed_from_u64(99);
     lengths
         .iter()
-        .map(|&n| (0..n).map(|_| rng.random_range(4..VOCABULARY as u32)).collect())
+        .map(|&n| {
+            (0..n)
+                .map(|_| rng.random_range(4..VOCABULARY as u32))
+                .collect()
+        })
         .collect()
 }
 
@@ -95,7 +106,11 @@ pub fn slices(rows: &[Vec<u32>]) -> Vec<&[u32]> {
 }
 
 pub fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.clone().without_autodiff().try_into_vec_as::<f32>().unwrap()
+    tensor
+        .clone()
+        .without_autodiff()
+        .try_into_vec_as::<f32>()
+        .unwrap()
 }
 
 /// The largest difference, as a part of the largest value where that is above 1.

@@ -1,11 +1,11 @@
 //! `fetch`: every file of an experiment.
 
-use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
-use sharelora_hub::{Hub, Progress, Source};
+use anyhow::Result;
+use sharelora_hub::{Progress, Source};
 use sharelora_tasks::{DatasetSpec, task};
 
+use crate::base::shards;
 use crate::cli::Named;
 use crate::{Context, ResolvedRun};
 
@@ -48,32 +48,8 @@ pub fn fetch_all(context: &Context, runs: &[&ResolvedRun]) -> Result<Vec<(String
             .fetch(&source, sha256.as_deref(), progress)?
             .path;
         // The index is here now, so its shards are known.
-        queue.extend(shards(&context.hub, &source)?);
+        queue.extend(shards(&context.hub, &source)?.into_iter().map(|source| Wanted { source, sha256: None }));
         out.push((source.to_string(), path.display().to_string()));
-    }
-    Ok(out)
-}
-
-/// The weight files of a run on this machine, a safetensors index replaced by its shards.
-///
-/// # Errors
-/// As [`fetch_all`].
-pub fn weight_files(context: &Context, run: &ResolvedRun) -> Result<Vec<PathBuf>> {
-    let mut out = Vec::new();
-    for source in &run.model.weights {
-        let path = context.hub.fetch(source, None, Progress::Quiet)?.path;
-        let shards = shards(&context.hub, source)?;
-        if shards.is_empty() {
-            out.push(path);
-        }
-        for shard in shards {
-            out.push(
-                context
-                    .hub
-                    .fetch(&shard.source, None, Progress::Quiet)?
-                    .path,
-            );
-        }
     }
     Ok(out)
 }
@@ -116,35 +92,4 @@ pub fn wanted(context: &Context, runs: &[&ResolvedRun]) -> Result<Vec<Wanted>> {
         }
     }
     Ok(out)
-}
-
-/// The files that a safetensors index names; none for any other source, or while the index is not here.
-///
-/// # Errors
-/// The index is here and cannot be read as one.
-pub fn shards(hub: &Hub, source: &Source) -> Result<Vec<Wanted>> {
-    if !source.file().ends_with(".safetensors.index.json") {
-        return Ok(Vec::new());
-    }
-    let Some((path, _)) = hub.locate(source) else {
-        return Ok(Vec::new());
-    };
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let index: serde_json::Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a safetensors index", path.display()))?;
-    let map = index
-        .get("weight_map")
-        .and_then(|m| m.as_object())
-        .with_context(|| format!("{} has no table `weight_map`", path.display()))?;
-    let mut files: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    files.sort_unstable();
-    files.dedup();
-    Ok(files
-        .into_iter()
-        .map(|file| Wanted {
-            source: source.sibling(file),
-            sha256: None,
-        })
-        .collect())
 }

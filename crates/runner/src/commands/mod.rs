@@ -12,7 +12,7 @@ use std::io::Write;
 use anyhow::Result;
 
 pub use export::export;
-pub use fetch::{Wanted, fetch, fetch_all, shards, wanted, weight_files};
+pub use fetch::{Wanted, fetch, fetch_all, wanted};
 pub use parity::parity;
 pub use plan::{params, plan};
 pub use score::score;

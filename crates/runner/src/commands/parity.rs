@@ -5,28 +5,37 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use sharelora_report::{Cell, Column, Format, Table};
 
-use crate::Context;
+use sharelora_hub::Progress;
+
+use crate::{Context, Experiment};
 use crate::error::{AbsentError, FAILED};
 
-/// Checks every folder and prints every comparison; 1 where one does not hold.
+/// Checks every folder, and every JSON file of cases against the model of `experiment`; prints every comparison and
+/// returns 1 where one does not hold.
 ///
 /// # Errors
-/// A folder is not there, or cannot be read.
-pub fn parity(context: &Context, dirs: &[PathBuf]) -> Result<u8> {
+/// A folder or file is not there, or cannot be read.
+pub fn parity(context: &Context, paths: &[PathBuf], experiment: &str) -> Result<u8> {
     let device = crate::device::device(&context.backend)?;
     let mut all = true;
-    for dir in dirs {
-        if !dir.is_dir() {
+    for path in paths {
+        let checks = if path.is_dir() {
+            crate::parity::parity(path, &device)
+        } else if path.is_file() {
+            let spec = Experiment::load(&context.root, experiment, &[])?;
+            let model = spec.sections(spec.document())?.model;
+            let base = crate::base::load(&model, &context.hub, &device, Progress::Quiet)?;
+            crate::parity::parity_cases(path, &base.model, &base.encoder)
+        } else {
             return Err(AbsentError(format!(
-                "{}: no such folder of reference values",
-                dir.display()
+                "{}: no such folder of reference values, nor a file of cases",
+                path.display()
             ))
             .into());
-        }
-        let checks = crate::parity::parity(dir, &device)
-            .with_context(|| format!("parity with {}", dir.display()))?;
+        };
+        let checks = checks.with_context(|| format!("parity with {}", path.display()))?;
         let mut table = Table {
-            title: format!("{}, {}", dir.display(), context.backend),
+            title: format!("{}, {}", path.display(), context.backend),
             columns: vec![
                 Column::left("Compared"),
                 Column::right("Largest difference"),

@@ -6,7 +6,7 @@ use crate::cli::Named;
 use crate::error::{FAILED, UsageError};
 use crate::experiment::did_you_mean;
 use crate::store::State;
-use crate::sweep::{Folders, Outcome, check_executable};
+use crate::sweep::{Folders, Outcome};
 use crate::{Context, Plan, ResolvedRun};
 
 /// Does what is not done of an experiment and writes its report.
@@ -118,7 +118,6 @@ fn do_runs(context: &Context, folders: &Folders, runs: &[&ResolvedRun]) -> Resul
         .copied()
         .filter(|run| !matches!(store.state(run), State::Done(_)))
         .collect();
-    check_executable(&to_do)?;
     // Everything that is missing is missed before the first step, not after hours of it.
     super::fetch_all(context, &to_do)?;
     crate::sweep::sweep(context, &store, runs)
