@@ -33,8 +33,8 @@ report NAME *ARGS:
 fetch NAME *ARGS:
     cargo run --release -- fetch "$@"
 
-# Compare logits, losses and trained matrices with folders of reference values
-parity *DIRS:
+# Compare logits, losses and trained matrices with stored reference values
+parity *PATHS:
     cargo run --release -- parity "$@"
 
 # Show this machine, the caches, and which experiments can run without the network

@@ -99,8 +99,9 @@ fn times(list: &[f32], factor: f64) -> Vec<f32> {
         .collect()
 }
 
-fn close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-5 * a.abs().max(1.0)
+/// Within 1e-5 of what is expected.
+fn close(found: f64, expected: f64) -> bool {
+    found.is_finite() && (found - expected).abs() <= 1e-5 * expected.abs().max(1.0)
 }
 
 fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {

@@ -11,7 +11,7 @@ use sharelora_report::{Metric, Record, Status};
 use sharelora_tasks::{prompt_hash, task};
 
 use crate::device::{device, parts};
-use crate::evaluate::evaluate;
+use crate::evaluate::Engine;
 use crate::gradients::Learner;
 use crate::store::write_atomic;
 use crate::sweep::blank_record;
@@ -94,15 +94,14 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
         let requests = task.requests(&eval, &shots)?;
         let name = format!("{}/{}", task.name(), task.variant());
         record.data.insert(format!("{name} prompts"), prompt_hash(&requests));
-        let samples = evaluate(
-            &learner,
-            &encoder,
-            task.as_ref(),
-            &requests,
-            spec.batch_size,
-            run.seed,
-            context.quiet,
-        )?;
+        let engine = Engine {
+            learner: &learner,
+            encoder: &encoder,
+            task: task.as_ref(),
+            batch_size: spec.batch_size,
+            seed: run.seed,
+        };
+        let samples = engine.evaluate(&requests, context.quiet)?;
         let mut lines = String::new();
         for sample in &samples {
             lines.push_str(&serde_json::to_string(sample)?);

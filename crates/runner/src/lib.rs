@@ -4,6 +4,7 @@
 //! of the `store`) -> `execute` (data, training, evaluation) -> record -> report. Nothing below this crate knows
 //! that sweeps exist.
 
+pub mod allocator;
 pub mod batch;
 pub mod base;
 pub mod checkpoint;

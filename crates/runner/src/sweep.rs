@@ -95,6 +95,7 @@ pub fn sweep_with(
             State::New | State::Done(_) => say(format!("[{}/{}] {label}", i + 1, runs.len())),
         }
         let started_at = host::now();
+        crate::allocator::release();
         host::reset_peak();
         // A tensor library reports some mistakes, and a lack of memory, by a panic: the other runs may yet succeed.
         let result = catch_unwind(AssertUnwindSafe(|| execute(run, &dir, context))).unwrap_or_else(

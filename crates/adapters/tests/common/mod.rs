@@ -89,9 +89,11 @@ pub fn bits(lists: &[Vec<f32>]) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// The largest difference, as a part of the largest value where that is above 1.
+/// The largest difference, as a part of the largest value where that is above 1; infinite where one is NaN.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = a.iter().fold(1f32, |m, v| m.max(v.abs()));
-    a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest);
+    // `max` would pass over a NaN.
+    differences.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
 }
