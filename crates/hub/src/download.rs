@@ -135,7 +135,7 @@ impl Transfer<'_> {
             // Storage hosts need not be asked: their links are signed for one method.
             let told = commit.is_some() && linked.is_some() && size.is_some();
             if let Some(next) = next
-                && !(told && !same_origin(&next, &self.url))
+                && (!told || same_origin(&next, &self.url))
             {
                 url = next;
                 continue;

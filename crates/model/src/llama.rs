@@ -89,6 +89,10 @@ pub(crate) fn widened(weight: &Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// Bounds far above any model's, so that its size in bytes is always a 64-bit number.
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_WIDTH: usize = 1 << 24;
+
 /// Names of the projections of a block, in the model's order.
 const PROJECTIONS: [&str; 7] = [
     "q_proj",
@@ -135,9 +139,22 @@ impl LlamaConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.kv_heads()),
             ("head_dim", self.head_dim()),
+            (
+                "num_attention_heads * head_dim",
+                self.num_attention_heads.saturating_mul(self.head_dim()),
+            ),
         ] {
             if value == 0 {
                 return bad(format!("`{key}` is 0"));
+            }
+            // A file that lies must not be believed to the last byte of memory.
+            let most = if key == "num_hidden_layers" {
+                MAX_LAYERS
+            } else {
+                MAX_WIDTH
+            };
+            if value > most {
+                return bad(format!("`{key}` is {value}: at most {most} is read"));
             }
         }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {

@@ -257,7 +257,8 @@ fn weights_that_do_not_fit_are_named() {
     let load =
         |checkpoint: &Checkpoint| Llama::load(config(), checkpoint, Storage::F32, &Device::flex());
     assert!(load(&checkpoint(&config(), |_| ())).is_ok());
-    let message = |change: &dyn Fn(&mut BTreeMap<String, Vec<usize>>)| {
+    type Shapes = BTreeMap<String, Vec<usize>>;
+    let message = |change: &dyn Fn(&mut Shapes)| {
         load(&checkpoint(&config(), change))
             .err()
             .unwrap()

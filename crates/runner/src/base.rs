@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use burn::tensor::Device;
 use serde::Deserialize;
 use sharelora_hub::{Hub, Progress, Source};
@@ -30,11 +30,15 @@ pub fn shards(hub: &Hub, source: &Source) -> Result<Vec<Source>> {
     let Some((path, _)) = hub.locate(source) else {
         return Ok(Vec::new());
     };
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let index: Index =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a safetensors index", path.display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let index: Index = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a safetensors index", path.display()))?;
     let files: BTreeSet<&String> = index.weight_map.values().collect();
-    Ok(files.into_iter().map(|file| hub.sibling(source, file)).collect())
+    Ok(files
+        .into_iter()
+        .map(|file| hub.sibling(source, file))
+        .collect())
 }
 
 #[derive(Deserialize)]
@@ -67,21 +71,38 @@ pub fn weight_files(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<V
 /// A file that is neither here nor to be had, or that this program cannot compute.
 pub fn config(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<LlamaConfig> {
     let path = hub.fetch(&spec.config, None, progress)?.path;
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
 }
 
 /// The tokenizer of a model, with the tokens that its configuration names.
 ///
 /// # Errors
-/// As [`config`]; also a configuration without an end-of-text token.
-pub fn encoder(spec: &ModelSpec, config: &LlamaConfig, hub: &Hub, progress: Progress) -> Result<Encoder> {
+/// As [`config`]; also a configuration without an end-of-text token, or with fewer tokens than the tokenizer.
+pub fn encoder(
+    spec: &ModelSpec,
+    config: &LlamaConfig,
+    hub: &Hub,
+    progress: Progress,
+) -> Result<Encoder> {
     let path = hub.fetch(&spec.tokenizer, None, progress)?.path;
     let eos = *config
         .eos_token_ids()
         .first()
         .with_context(|| format!("{}: `eos_token_id` is missing", spec.config))?;
-    Ok(Encoder::from_file(&path, config.bos_token_id, eos)?)
+    let encoder = Encoder::from_file(&path, config.bos_token_id, eos)?;
+    // An id without a row in the embedding would only be noticed by the tensor library, at the first such text.
+    if encoder.vocab_size() > config.vocab_size {
+        bail!(
+            "{}: {} tokens, but `vocab_size` is {} in {}: are both of the same model?",
+            path.display(),
+            encoder.vocab_size(),
+            config.vocab_size,
+            spec.config
+        );
+    }
+    Ok(encoder)
 }
 
 /// Everything of a model, on `device`.
@@ -93,7 +114,13 @@ pub fn load(spec: &ModelSpec, hub: &Hub, device: &Device, progress: Progress) ->
     let encoder = encoder(spec, &config, hub, progress)?;
     let files = weight_files(spec, hub, progress)?;
     let checkpoint = Checkpoint::open(&files)?;
-    let names = || files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+    let names = || {
+        files
+            .iter()
+            .map(|f| f.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let storage = match spec.dtype {
         Dtype::F32 => Storage::F32,
         Dtype::Bf16 => Storage::Bf16,

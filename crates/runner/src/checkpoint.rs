@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::gradients::Learner;
 use crate::optimizer::{Moments, Optimizer};
@@ -35,7 +36,10 @@ pub struct Progressed {
     pub times: Vec<usize>,
 }
 
-const FILE: &str = "state.safetensors";
+/// A safetensors file and behind it its SHA-256: a damaged number would be a wrong result that nobody notices.
+const FILE: &str = "state";
+
+const SUM: usize = 32;
 
 /// Everything that decides the rest of the run.
 pub struct Checkpoint {
@@ -80,7 +84,10 @@ pub fn save(
 ) -> Result<()> {
     let moments = optimizer.moments();
     let mut progressed = progressed.clone();
-    progressed.times = moments.iter().map(|m| m.as_ref().map_or(0, |m| m.time)).collect();
+    progressed.times = moments
+        .iter()
+        .map(|m| m.as_ref().map_or(0, |m| m.time))
+        .collect();
     let mut tensors: Vec<(String, Vec<u8>)> = Vec::new();
     let mut add = |name: String, values: &[f32]| {
         tensors.push((name, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
@@ -99,10 +106,17 @@ pub fn save(
     }
     let views = tensors
         .iter()
-        .map(|(name, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)))
+        .map(|(name, bytes)| {
+            Ok((
+                name.as_str(),
+                TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?,
+            ))
+        })
         .collect::<Result<Vec<_>>>()?;
     let header = serde_json::to_string(&progressed)?;
-    let bytes = safetensors::serialize(views, Some([("state".to_string(), header)].into()))?;
+    let mut bytes = safetensors::serialize(views, Some([("state".to_string(), header)].into()))?;
+    let sum = Sha256::digest(&bytes);
+    bytes.extend(sum);
     Ok(write_atomic(&dir.join(FILE), &bytes)?)
 }
 
@@ -118,14 +132,32 @@ pub fn load(dir: &Path, sizes: &[usize]) -> Result<Option<Checkpoint>> {
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
     let at = || format!("{}: damaged", path.display());
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).with_context(at)?;
-    let header = metadata.metadata().as_ref().and_then(|m| m.get("state")).with_context(at)?;
+    let whole =
+        |(bytes, sum): &(&[u8], &[u8; SUM])| Sha256::digest(bytes).as_slice() == sum.as_slice();
+    let Some((bytes, _)) = bytes.split_last_chunk::<SUM>().filter(whole) else {
+        bail!(
+            "{}: damaged: its checksum does not fit its contents",
+            path.display()
+        );
+    };
+    let (_, metadata) = SafeTensors::read_metadata(bytes).with_context(at)?;
+    let header = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get("state"))
+        .with_context(at)?;
     let progressed: Progressed = serde_json::from_str(header).with_context(at)?;
-    let file = SafeTensors::deserialize(&bytes).with_context(at)?;
+    let file = SafeTensors::deserialize(bytes).with_context(at)?;
     let read = |kind: &str, i: usize| -> Result<Vec<f32>> {
         let view = file.tensor(&format!("{kind}.{i}")).with_context(at)?;
         if view.dtype() != Dtype::F32 || view.shape() != [sizes[i]] {
-            bail!("{}: `{kind}.{i}` is {:?} {:?}, not {} numbers", path.display(), view.dtype(), view.shape(), sizes[i]);
+            bail!(
+                "{}: `{kind}.{i}` is {:?} {:?}, not {} numbers",
+                path.display(),
+                view.dtype(),
+                view.shape(),
+                sizes[i]
+            );
         }
         Ok(view
             .data()
@@ -134,9 +166,18 @@ pub fn load(dir: &Path, sizes: &[usize]) -> Result<Option<Checkpoint>> {
             .collect())
     };
     if progressed.times.len() != sizes.len() {
-        bail!("{}: {} matrices, not {}", path.display(), progressed.times.len(), sizes.len());
+        bail!(
+            "{}: {} matrices, not {}",
+            path.display(),
+            progressed.times.len(),
+            sizes.len()
+        );
     }
-    let all = |kind: &str| (0..sizes.len()).map(|i| read(kind, i)).collect::<Result<Vec<_>>>();
+    let all = |kind: &str| {
+        (0..sizes.len())
+            .map(|i| read(kind, i))
+            .collect::<Result<Vec<_>>>()
+    };
     let moments = progressed
         .times
         .iter()
@@ -153,7 +194,12 @@ pub fn load(dir: &Path, sizes: &[usize]) -> Result<Option<Checkpoint>> {
                 .transpose()
         })
         .collect::<Result<Vec<_>>>()?;
-    let best = file.names().iter().any(|n| n.starts_with("best.")).then(|| all("best")).transpose()?;
+    let best = file
+        .names()
+        .iter()
+        .any(|n| n.starts_with("best."))
+        .then(|| all("best"))
+        .transpose()?;
     Ok(Some(Checkpoint {
         matrices: all("matrix")?,
         moments,

@@ -237,7 +237,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
             variant,
         } => commands::score(&samples, &task, variant),
         Command::Export { run, format, out } => commands::export(&run, format, &out),
-        Command::Parity { paths, model_of } => commands::parity(&anywhere(common)?, &paths, &model_of),
+        Command::Parity { paths, model_of } => {
+            commands::parity(&anywhere(common)?, &paths, &model_of)
+        }
         Command::Doctor => {
             let context = anywhere(common)?;
             crate::doctor::doctor(&context)

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use sharelora_hub::Hub;
-use sharelora_tasks::{DatasetSpec, Encoded, Encoder, Row, Task, cache, load_split, rows_hash, task};
+use sharelora_tasks::{
+    DatasetSpec, Encoded, Encoder, Row, Task, cache, load_split, rows_hash, task,
+};
 
 use crate::experiment::TrainSpec;
 
@@ -38,7 +40,13 @@ pub fn prepare(spec: &TrainSpec, encoder: &Encoder, root: &Path, hub: &Hub) -> R
         rows.truncate(limit);
     }
     let hash = rows_hash(&rows);
-    let key = cache::key(encoder, task.as_ref(), &hash, spec.max_source, spec.max_target);
+    let key = cache::key(
+        encoder,
+        task.as_ref(),
+        &hash,
+        spec.max_source,
+        spec.max_target,
+    );
     let all = cache::encoded(&hub.cache.join("tokens"), &key, || {
         encoder.encode_examples(&task.examples(&rows)?, spec.max_source, spec.max_target)
     })?;
@@ -50,8 +58,9 @@ pub fn prepare(spec: &TrainSpec, encoder: &Encoder, root: &Path, hub: &Hub) -> R
             all.len()
         );
     }
-    let chosen: std::collections::BTreeSet<usize> =
-        (0..spec.held_out).map(|i| i * all.len() / spec.held_out).collect();
+    let chosen: std::collections::BTreeSet<usize> = (0..spec.held_out)
+        .map(|i| i * all.len() / spec.held_out)
+        .collect();
     let mut data = Data {
         train: Vec::new(),
         held_out: Vec::new(),

@@ -27,7 +27,10 @@ impl Engine<'_> {
     /// # Errors
     /// Text that cannot be encoded or decoded.
     pub fn evaluate(&self, requests: &[Request], quiet: bool) -> Result<Vec<Sample>> {
-        let prompts = requests.iter().map(|r| self.prompt(r)).collect::<Result<Vec<_>>>()?;
+        let prompts = requests
+            .iter()
+            .map(|r| self.prompt(r))
+            .collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(prompts[i].len()));
         let mut answers: Vec<Option<(Answer, usize)>> = vec![None; requests.len()];
@@ -37,9 +40,13 @@ impl Engine<'_> {
             let (generated, chosen): (Vec<usize>, Vec<usize>) = batch
                 .iter()
                 .partition(|&&i| matches!(requests[i].kind, RequestKind::Generate { .. }));
-            let pairs: Vec<(&Request, &[u32])> =
-                generated.iter().map(|&i| (&requests[i], prompts[i].as_slice())).collect();
-            let texts = self.generate(&pairs, |token| progress.set(done, &format!("token {token}")))?;
+            let pairs: Vec<(&Request, &[u32])> = generated
+                .iter()
+                .map(|&i| (&requests[i], prompts[i].as_slice()))
+                .collect();
+            let texts = self.generate(&pairs, |token| {
+                progress.set(done, &format!("token {token}"))
+            })?;
             for (i, answer) in generated.into_iter().zip(texts) {
                 answers[i] = Some(answer);
             }
@@ -67,20 +74,27 @@ impl Engine<'_> {
             .collect();
         let headline = self.task.headline();
         let metrics = sharelora_tasks::metrics(&samples);
-        let text = metrics.get(headline).map_or(String::new(), |m| format!(", {headline} {:.4}", m.value));
+        let text = metrics
+            .get(headline)
+            .map_or(String::new(), |m| format!(", {headline} {:.4}", m.value));
         progress.finish(&format!("{} answers{text}", samples.len()));
         Ok(samples)
     }
 
     fn adapter(&self) -> Option<Adapter<'_>> {
-        self.learner.bank.as_ref().map(|bank| Adapter { bank, dropout: None })
+        self.learner.bank.as_ref().map(|bank| Adapter {
+            bank,
+            dropout: None,
+        })
     }
 
     /// Token ids of a prompt, with room for the answer.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
         let limit = self.learner.model.config.max_position_embeddings;
         let room = match &request.kind {
-            RequestKind::Generate { max_new_tokens, .. } => limit.saturating_sub(*max_new_tokens).max(1),
+            RequestKind::Generate { max_new_tokens, .. } => {
+                limit.saturating_sub(*max_new_tokens).max(1)
+            }
             RequestKind::Choose { .. } => limit,
         };
         let mut ids = self.encoder.encode_prompt(&request.prompt)?;
@@ -90,7 +104,11 @@ impl Engine<'_> {
         }
         if ids.len() > room {
             // From the left, as lm-evaluation-harness does: the question stands at the end.
-            tracing::warn!("prompt {} has {} tokens: cut to {room} from the left", request.id, ids.len());
+            tracing::warn!(
+                "prompt {} has {} tokens: cut to {room} from the left",
+                request.id,
+                ids.len()
+            );
             ids.drain(..ids.len() - room);
         }
         Ok(ids)
@@ -104,11 +122,15 @@ impl Engine<'_> {
     ) -> Result<Vec<(Answer, usize)>> {
         let limits = |request: &Request| -> (Vec<String>, usize) {
             match &request.kind {
-                RequestKind::Generate { stop, max_new_tokens } => (stop.clone(), *max_new_tokens),
+                RequestKind::Generate {
+                    stop,
+                    max_new_tokens,
+                } => (stop.clone(), *max_new_tokens),
                 RequestKind::Choose { .. } => (Vec::new(), 0),
             }
         };
-        let limits: Vec<(Vec<String>, usize)> = batch.iter().map(|(request, _)| limits(request)).collect();
+        let limits: Vec<(Vec<String>, usize)> =
+            batch.iter().map(|(request, _)| limits(request)).collect();
         let options = GenerateOptions {
             max_new_tokens: limits.iter().map(|l| l.1).max().unwrap_or(0),
             eos: self.learner.model.config.eos_token_ids(),
@@ -129,23 +151,32 @@ impl Engine<'_> {
                     .decode(tail)
                     .is_ok_and(|text| stop.iter().any(|s| text.contains(s.as_str())))
         };
-        generate(&self.learner.model, self.adapter(), &ids, &options, stops, said)
-            .into_iter()
-            .zip(&limits)
-            .map(|(tokens, (stop, _))| {
-                let mut text = self.encoder.decode(&tokens)?;
-                if let Some(end) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
-                    text.truncate(end);
-                }
-                Ok((Answer::Text(text), tokens.len()))
-            })
-            .collect()
+        generate(
+            &self.learner.model,
+            self.adapter(),
+            &ids,
+            &options,
+            stops,
+            said,
+        )
+        .into_iter()
+        .zip(&limits)
+        .map(|(tokens, (stop, _))| {
+            let mut text = self.encoder.decode(&tokens)?;
+            if let Some(end) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
+                text.truncate(end);
+            }
+            Ok((Answer::Text(text), tokens.len()))
+        })
+        .collect()
     }
 
     /// Log-probabilities of the continuations of one prompt.
     fn choose(&self, request: &Request, prompt: &[u32]) -> Result<Answer> {
         let RequestKind::Choose { choices } = &request.kind else {
-            return Ok(Answer::Choice { log_probs: Vec::new() });
+            return Ok(Answer::Choice {
+                log_probs: Vec::new(),
+            });
         };
         let choices = choices
             .iter()

@@ -25,10 +25,16 @@ use crate::{Context, ResolvedRun, RunDir, base, data, host};
 /// record, not an error.
 pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Record> {
     let mut record = blank_record(run, context, &host::now());
-    let shown = if context.quiet { Progress::Quiet } else { Progress::Bar };
+    let shown = if context.quiet {
+        Progress::Quiet
+    } else {
+        Progress::Bar
+    };
     let mut clock = Instant::now();
     let mut lap = |record: &mut Record, name: &str| {
-        record.seconds.insert(name.into(), clock.elapsed().as_secs_f64());
+        record
+            .seconds
+            .insert(name.into(), clock.elapsed().as_secs_f64());
         clock = Instant::now();
     };
 
@@ -49,12 +55,16 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
         record.trainable_parameters = record.base_parameters;
         record.adapter_bytes = 4 * record.base_parameters;
     }
-    record.data.insert("tokenizer".into(), encoder.hash().into());
+    record
+        .data
+        .insert("tokenizer".into(), encoder.hash().into());
     lap(&mut record, "load");
 
     if let Some(spec) = &run.train {
         let data = data::prepare(spec, &encoder, &context.root, &context.hub)?;
-        record.data.insert(format!("{} training rows", spec.task), data.hash.clone());
+        record
+            .data
+            .insert(format!("{} training rows", spec.task), data.hash.clone());
         lap(&mut record, "data");
         let trained = train(
             &mut learner,
@@ -71,7 +81,8 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
         record.held_out_loss_before = state.held_out_before;
         record.held_out_loss = state.best.as_ref().map(|b| b.loss).or(state.held_out);
         record.best_step = state.best.as_ref().map(|b| b.step);
-        record.tokens_per_second = (state.seconds > 0.0).then(|| state.tokens as f64 / state.seconds);
+        record.tokens_per_second =
+            (state.seconds > 0.0).then(|| state.tokens as f64 / state.seconds);
         lap(&mut record, "train");
         record.seconds.insert("steps".into(), state.seconds);
         if let Some(reason) = trained.diverged {
@@ -86,14 +97,26 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
 
     for spec in &run.evaluate {
         let task = task(&spec.task, &spec.options)?;
-        let eval = data::rows(task.as_ref(), task.eval_split(), &context.root, &context.hub)?;
+        let eval = data::rows(
+            task.as_ref(),
+            task.eval_split(),
+            &context.root,
+            &context.hub,
+        )?;
         let shots = match spec.options.shots {
             Some(0) => Vec::new(),
-            _ => data::rows(task.as_ref(), task.train_split(), &context.root, &context.hub)?,
+            _ => data::rows(
+                task.as_ref(),
+                task.train_split(),
+                &context.root,
+                &context.hub,
+            )?,
         };
         let requests = task.requests(&eval, &shots)?;
         let name = format!("{}/{}", task.name(), task.variant());
-        record.data.insert(format!("{name} prompts"), prompt_hash(&requests));
+        record
+            .data
+            .insert(format!("{name} prompts"), prompt_hash(&requests));
         let engine = Engine {
             learner: &learner,
             encoder: &encoder,
@@ -133,12 +156,21 @@ fn save(learner: &mut Learner, dir: &RunDir) -> Result<()> {
     }
     let weights = weights(learner)?;
     let path = dir.adapter().join("model.safetensors");
-    std::fs::create_dir_all(dir.adapter()).with_context(|| format!("cannot make {}", dir.adapter().display()))?;
-    Ok(write_safetensors(&path, &weights, TensorDtype::F32, &Default::default())?)
+    std::fs::create_dir_all(dir.adapter())
+        .with_context(|| format!("cannot make {}", dir.adapter().display()))?;
+    Ok(write_safetensors(
+        &path,
+        &weights,
+        TensorDtype::F32,
+        &Default::default(),
+    )?)
 }
 
-/// Names, shapes and values of all weights, as a checkpoint has them.
-pub fn weights(learner: &mut Learner) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+/// Name, shape and values of a weight.
+pub type Weight = (String, Vec<usize>, Vec<f32>);
+
+/// All weights, as a checkpoint has them.
+pub fn weights(learner: &mut Learner) -> Result<Vec<Weight>> {
     learner
         .model
         .weights_mut()
@@ -146,7 +178,11 @@ pub fn weights(learner: &mut Learner) -> Result<Vec<(String, Vec<usize>, Vec<f32
         .map(|(name, tensor)| {
             let [rows, columns] = tensor.dims();
             // A vector is (1, n) here and (n) in a checkpoint.
-            let shape = if name.contains("norm") { vec![columns] } else { vec![rows, columns] };
+            let shape = if name.contains("norm") {
+                vec![columns]
+            } else {
+                vec![rows, columns]
+            };
             let values = tensor
                 .clone()
                 .without_autodiff()

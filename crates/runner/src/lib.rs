@@ -5,20 +5,18 @@
 //! that sweeps exist.
 
 pub mod allocator;
-pub mod batch;
 pub mod base;
+pub mod batch;
 pub mod checkpoint;
-pub mod data;
-pub mod evaluate;
-pub mod progress;
-pub mod train;
 pub mod cli;
 pub mod commands;
 pub mod context;
+pub mod data;
 pub mod device;
 pub mod doctor;
 pub mod error;
 pub mod estimate;
+pub mod evaluate;
 pub mod execute;
 pub mod experiment;
 pub mod gradients;
@@ -27,9 +25,11 @@ pub mod optimizer;
 pub mod parity;
 pub mod plan;
 pub mod pretrain;
+pub mod progress;
 pub mod schedule;
 pub mod store;
 pub mod sweep;
+pub mod train;
 
 pub use context::Context;
 pub use experiment::Experiment;

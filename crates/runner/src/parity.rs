@@ -13,7 +13,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
 use sharelora_model::weights::Checkpoint;
-use sharelora_model::{GenerateOptions, Input, Llama, LlamaConfig, Storage, cross_entropy, generate};
+use sharelora_model::{
+    GenerateOptions, Input, Llama, LlamaConfig, Storage, cross_entropy, generate,
+};
 use sharelora_tasks::{Encoded, Encoder};
 
 use crate::checkpoint;
@@ -177,7 +179,11 @@ impl Steps<'_> {
         let device = self.model.device().clone();
         let mut learner = Learner {
             model: self.model.share(),
-            bank: Some(Bank::from_values(self.layout.clone(), self.initial.clone(), &device)?),
+            bank: Some(Bank::from_values(
+                self.layout.clone(),
+                self.initial.clone(),
+                &device,
+            )?),
         };
         let mut optimizer = Optimizer::new(
             AdamWOptions {
@@ -193,9 +199,18 @@ impl Steps<'_> {
             let found = gradients(&mut learner, &[rows.iter().collect()], 0, step as u64, 2);
             losses.push(found.loss);
             if step == 0 {
-                first = found.matrices.iter().map(|g| values(g.clone())).collect::<Result<_>>()?;
+                first = found
+                    .matrices
+                    .iter()
+                    .map(|g| values(g.clone()))
+                    .collect::<Result<_>>()?;
             }
-            for (i, (matrix, gradient)) in learner.matrices().into_iter().zip(found.matrices).enumerate() {
+            for (i, (matrix, gradient)) in learner
+                .matrices()
+                .into_iter()
+                .zip(found.matrices)
+                .enumerate()
+            {
                 *matrix = optimizer.step(i, self.train.lr, matrix.clone(), gradient);
             }
             if step == 0 && !shifts.is_empty() {
@@ -221,7 +236,13 @@ impl Steps<'_> {
 /// other program can be expected to find it: PyTorch itself, in f64, finds another. Such an entry that ends
 /// elsewhere is shifted after the first step by the difference, at most the 2 lr that the sign is worth, and the
 /// steps are run once more; then everything has to agree as usual. The check's name says how many entries that were.
-fn steps(model: &Llama, strategy: &str, train: &Train, losses: &[f64], tensors: &Tensors) -> Result<Vec<Check>> {
+fn steps(
+    model: &Llama,
+    strategy: &str,
+    train: &Train,
+    losses: &[f64],
+    tensors: &Tensors,
+) -> Result<Vec<Check>> {
     let config = AdapterConfig {
         rank: train.rank,
         alpha: train.alpha,
@@ -230,7 +251,9 @@ fn steps(model: &Llama, strategy: &str, train: &Train, losses: &[f64], tensors: 
         scaling: Scaling::Standard,
     };
     let method = Method::named(strategy)?;
-    let sharing = method.sharing().with_context(|| format!("`{strategy}` has no adapter"))?;
+    let sharing = method
+        .sharing()
+        .with_context(|| format!("`{strategy}` has no adapter"))?;
     let layout = Arc::new(Layout::new(&model.config.sites(), sharing, &config)?);
     let of_owners = |which: &str| {
         layout
@@ -249,7 +272,11 @@ fn steps(model: &Llama, strategy: &str, train: &Train, losses: &[f64], tensors: 
         bail!("`batches` is {shape:?}, not (steps, batch, length)")
     };
     if labels.len() != ids.len() || length == 0 {
-        bail!("`labels` has {} entries, `batches` {}", labels.len(), ids.len());
+        bail!(
+            "`labels` has {} entries, `batches` {}",
+            labels.len(),
+            ids.len()
+        );
     }
     let examples: Vec<Encoded> = ids
         .chunks_exact(length)
@@ -264,7 +291,10 @@ fn steps(model: &Llama, strategy: &str, train: &Train, losses: &[f64], tensors: 
         train,
         initial: of_owners("init")?,
         layout: layout.clone(),
-        batches: examples.chunks(rows.max(1)).map(<[Encoded]>::to_vec).collect(),
+        batches: examples
+            .chunks(rows.max(1))
+            .map(<[Encoded]>::to_vec)
+            .collect(),
     };
     let mut trained = steps.run(&[])?;
     let shifts = undetermined(&trained, &expected, 2.0 * train.lr);
@@ -280,13 +310,23 @@ fn steps(model: &Llama, strategy: &str, train: &Train, losses: &[f64], tensors: 
         .iter()
         .zip(losses)
         .map(|(a, b)| (a - b).abs())
-        .fold(if trained.losses.len() == losses.len() { 0.0 } else { f64::NAN }, f64::max);
+        .fold(
+            if trained.losses.len() == losses.len() {
+                0.0
+            } else {
+                f64::NAN
+            },
+            f64::max,
+        );
     let mut checks = vec![Check {
         name: format!("{strategy}: loss of {count} steps{note}"),
         difference,
         tolerance: TOLERANCE,
     }];
-    for (letter, range) in [("A", 0..layout.a.len()), ("B", layout.a.len()..expected.len())] {
+    for (letter, range) in [
+        ("A", 0..layout.a.len()),
+        ("B", layout.a.len()..expected.len()),
+    ] {
         let found: Vec<f32> = trained.values[range.clone()].concat();
         let name = format!("{strategy}: final {letter}, {} matrices{note}", range.len());
         checks.push(compare(&name, &found, &expected[range].concat(), None));
@@ -298,9 +338,17 @@ fn steps(model: &Llama, strategy: &str, train: &Train, losses: &[f64], tensors: 
 /// gradient is noise.
 fn undetermined(trained: &Trained, expected: &[Vec<f32>], limit: f64) -> Vec<Shift> {
     let mut shifts = Vec::new();
-    for (matrix, ((found, expected), first)) in trained.values.iter().zip(expected).zip(&trained.first).enumerate() {
+    for (matrix, ((found, expected), first)) in trained
+        .values
+        .iter()
+        .zip(expected)
+        .zip(&trained.first)
+        .enumerate()
+    {
         let largest = first.iter().fold(0f32, |m, g| m.max(g.abs()));
-        for (entry, ((found, expected), gradient)) in found.iter().zip(expected).zip(first).enumerate() {
+        for (entry, ((found, expected), gradient)) in
+            found.iter().zip(expected).zip(first).enumerate()
+        {
             let by = expected - found;
             let off = f64::from(by.abs());
             if off > TOLERANCE && off <= limit && gradient.abs() <= NOISE * largest {

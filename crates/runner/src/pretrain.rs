@@ -84,8 +84,19 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
     let begun = Instant::now();
     for (step, rows) in train.chunks_exact(BATCH).enumerate() {
         let rate = learning_rate(Schedule::Cosine, LEARNING_RATE, WARMUP, STEPS, step);
-        let gradients = gradients(&mut learner, &[rows.iter().collect()], SEED, step as u64, parts);
-        for (i, (matrix, gradient)) in learner.matrices().into_iter().zip(gradients.matrices).enumerate() {
+        let gradients = gradients(
+            &mut learner,
+            &[rows.iter().collect()],
+            SEED,
+            step as u64,
+            parts,
+        );
+        for (i, (matrix, gradient)) in learner
+            .matrices()
+            .into_iter()
+            .zip(gradients.matrices)
+            .enumerate()
+        {
             *matrix = optimizer.step(i, rate, matrix.clone(), gradient);
         }
         progress.set(step as u64 + 1, &format!("loss {:.4}", gradients.loss));
@@ -97,7 +108,8 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
         begun.elapsed().as_secs_f64()
     ));
 
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let weights = crate::execute::weights(&mut learner)?;
     write_safetensors(
         &folder.join("model.safetensors"),
@@ -109,7 +121,10 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
     let tokenizer = tokenizer
         .to_string(true)
         .map_err(|e| anyhow::anyhow!("cannot write the tokenizer: {e}"))?;
-    Ok(write_atomic(&folder.join("tokenizer.json"), (tokenizer + "\n").as_bytes())?)
+    Ok(write_atomic(
+        &folder.join("tokenizer.json"),
+        (tokenizer + "\n").as_bytes(),
+    )?)
 }
 
 /// `count` sequences of [`LENGTH`] + 1 tokens, every token after the first a label.
@@ -125,7 +140,10 @@ fn sequences(encoder: &Encoder, count: usize) -> Result<Vec<Encoded>> {
             // The last token of one sequence is the first of the next: each is predicted once.
             let mut row = std::mem::replace(&mut ids, rest);
             row.push(ids[0]);
-            all.push(Encoded { ids: row, prompt_len: 0 });
+            all.push(Encoded {
+                ids: row,
+                prompt_len: 0,
+            });
             if all.len() == count {
                 return Ok(all);
             }
@@ -143,7 +161,12 @@ fn random(config: LlamaConfig, device: &burn::tensor::Device) -> Result<Llama> {
         if name.contains("norm") {
             return Ok(vec![1.0; rows * columns]);
         }
-        let deviation = 0.02 * if name.contains("o_proj") || name.contains("down_proj") { residual } else { 1.0 };
+        let deviation = 0.02
+            * if name.contains("o_proj") || name.contains("down_proj") {
+                residual
+            } else {
+                1.0
+            };
         Ok((0..rows * columns)
             .map(|_| {
                 // Box and Muller's transform of two uniform numbers.

@@ -37,7 +37,9 @@ impl Progress {
             };
         }
         let bar = ProgressBar::new(total);
-        if let Ok(style) = ProgressStyle::with_template("  {prefix:<10} {wide_bar} {pos}/{len} {per_sec} {eta} left {msg}") {
+        if let Ok(style) = ProgressStyle::with_template(
+            "  {prefix:<10} {wide_bar} {pos}/{len} {per_sec} {eta} left {msg}",
+        ) {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());
@@ -62,7 +64,8 @@ impl Progress {
                 *done = now_done;
                 if said.elapsed() >= EVERY && now_done > 0 {
                     *said = Instant::now();
-                    let left = begun.elapsed().as_secs_f64() / now_done as f64 * total.saturating_sub(now_done) as f64;
+                    let left = begun.elapsed().as_secs_f64() / now_done as f64
+                        * total.saturating_sub(now_done) as f64;
                     eprintln!("  {name} {now_done}/{total} {message} ({left:.0} s left)");
                 }
             }

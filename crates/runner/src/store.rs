@@ -107,6 +107,7 @@ impl Store {
             Ok(found) if found.hash() == dir.hash => {}
             _ => dir.clear()?,
         }
+        dir.remove_partial();
         let mut file = serde_json::to_value(run).unwrap_or_default();
         if let Value::Object(map) = &mut file {
             map.insert("hash".into(), dir.hash.clone().into());
@@ -220,6 +221,17 @@ impl RunDir {
             }
         }
         write_atomic(&path, kept.as_bytes())
+    }
+
+    /// Removes what writes that a kill cut off have left: temporary files, all hidden, as large as a checkpoint.
+    fn remove_partial(&self) {
+        for dir in [self.path.clone(), self.checkpoint(), self.adapter()] {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
     }
 
     /// Removes everything but the lock.

@@ -21,7 +21,7 @@ use crate::{RunDir, host};
 #[derive(Debug, Clone)]
 pub struct Trained {
     pub progressed: Progressed,
-    /// The loss or a gradient left the finite numbers here; the learner holds the last good values.
+    /// A loss or a gradient left the finite numbers here.
     pub diverged: Option<String>,
 }
 
@@ -64,7 +64,8 @@ pub fn train(
     }
     let held_out: Vec<&Encoded> = data.held_out.iter().collect();
     let measure = |learner: &Learner| {
-        (!held_out.is_empty()).then(|| held_out_loss(learner, &held_out, 2 * spec.batch_size, parts))
+        (!held_out.is_empty())
+            .then(|| held_out_loss(learner, &held_out, 2 * spec.batch_size, parts))
     };
     dir.truncate_after(state.step)?;
     let fresh = state.step == 0;
@@ -73,7 +74,9 @@ pub fn train(
         let _ = std::fs::remove_file(dir.steps());
         state.held_out_before = measure(learner);
         state.held_out = state.held_out_before;
-        if spec.keep_best && let Some(loss) = state.held_out {
+        if spec.keep_best
+            && let Some(loss) = state.held_out
+        {
             state.best = Some(Best { step: 0, loss });
             best = Some(checkpoint::values(learner));
         }
@@ -87,7 +90,13 @@ pub fn train(
         let begun = Instant::now();
         let first = state.step * spec.accumulation as u64;
         let micro: Vec<Vec<&Encoded>> = (0..spec.accumulation as u64)
-            .map(|i| batches.get(first + i).into_iter().map(|row| &data.train[row]).collect())
+            .map(|i| {
+                batches
+                    .get(first + i)
+                    .into_iter()
+                    .map(|row| &data.train[row])
+                    .collect()
+            })
             .collect();
         let tokens: usize = micro.iter().flatten().map(|e| e.ids.len()).sum();
         let rate = learning_rate(
@@ -100,7 +109,11 @@ pub fn train(
         let step = gradients(learner, &micro, seed, first, parts);
         let norm = norm(&step.matrices);
         if !(step.loss.is_finite() && norm.is_finite()) {
-            let reason = format!("step {}: loss {}, gradient norm {norm}", state.step + 1, step.loss);
+            let reason = format!(
+                "step {}: loss {}, gradient norm {norm}",
+                state.step + 1,
+                step.loss
+            );
             state.last_loss = Some(step.loss);
             progress.finish(&format!("diverged at {reason}"));
             return Ok(Trained {
@@ -113,8 +126,17 @@ pub fn train(
             Some(limit) if norm > limit => limit / (norm + 1e-6),
             _ => 1.0,
         };
-        for (i, (matrix, gradient)) in learner.matrices().into_iter().zip(step.matrices).enumerate() {
-            let gradient = if factor == 1.0 { gradient } else { gradient.mul_scalar(factor) };
+        for (i, (matrix, gradient)) in learner
+            .matrices()
+            .into_iter()
+            .zip(step.matrices)
+            .enumerate()
+        {
+            let gradient = if factor == 1.0 {
+                gradient
+            } else {
+                gradient.mul_scalar(factor)
+            };
             *matrix = optimizer.step(i, rate, matrix.clone(), gradient);
         }
         let seconds = begun.elapsed().as_secs_f64();
@@ -124,10 +146,19 @@ pub fn train(
         state.last_loss = Some(step.loss);
 
         let last = state.step as usize == spec.steps;
-        let due = spec.evaluate_every > 0 && (state.step as usize).is_multiple_of(spec.evaluate_every);
+        let due =
+            spec.evaluate_every > 0 && (state.step as usize).is_multiple_of(spec.evaluate_every);
         let mut measured = None;
         if due || last {
             measured = measure(learner);
+            if let Some(loss) = measured.filter(|l| !l.is_finite()) {
+                let reason = format!("step {}: held-out loss {loss}", state.step);
+                progress.finish(&format!("diverged at {reason}"));
+                return Ok(Trained {
+                    progressed: state,
+                    diverged: Some(reason),
+                });
+            }
             state.held_out = measured.or(state.held_out);
             if spec.keep_best
                 && let Some(loss) = measured
@@ -141,10 +172,30 @@ pub fn train(
             }
         }
         let speed = tokens as f64 / seconds;
-        log(dir, &state, Some(step.loss), rate, Some(norm), speed, measured)?;
-        progress.set(state.step, &format!("loss {:.4} {speed:.0} tokens/s", step.loss));
-        if last || (spec.checkpoint_every > 0 && (state.step as usize).is_multiple_of(spec.checkpoint_every)) {
-            checkpoint::save(&dir.checkpoint(), learner, &optimizer, &state, best.as_ref())?;
+        log(
+            dir,
+            &state,
+            Some(step.loss),
+            rate,
+            Some(norm),
+            speed,
+            measured,
+        )?;
+        progress.set(
+            state.step,
+            &format!("loss {:.4} {speed:.0} tokens/s", step.loss),
+        );
+        if last
+            || (spec.checkpoint_every > 0
+                && (state.step as usize).is_multiple_of(spec.checkpoint_every))
+        {
+            checkpoint::save(
+                &dir.checkpoint(),
+                learner,
+                &optimizer,
+                &state,
+                best.as_ref(),
+            )?;
         }
     }
     let text = |loss: Option<f64>| loss.map_or("-".into(), |l| format!("{l:.4}"));
@@ -190,7 +241,13 @@ fn norm(gradients: &[Tensor<2>]) -> f64 {
         .iter()
         .map(|g| {
             let square = g.clone().square().sum();
-            f64::from(square.try_into_vec_as::<f32>().ok().and_then(|v| v.first().copied()).unwrap_or(f32::NAN))
+            f64::from(
+                square
+                    .try_into_vec_as::<f32>()
+                    .ok()
+                    .and_then(|v| v.first().copied())
+                    .unwrap_or(f32::NAN),
+            )
         })
         .sum::<f64>()
         .sqrt()

@@ -314,7 +314,9 @@ mod tests {
     #[test]
     fn public_tokenizers() {
         let Some(mirror) = mirror() else { return };
-        let cases: [(&str, Option<u32>, u32, &[u32], &[u32]); 5] = [
+        // Model, bos, eos, ids with special tokens, ids of a prompt.
+        type Case<'a> = (&'a str, Option<u32>, u32, &'a [u32], &'a [u32]);
+        let cases: [Case<'_>; 5] = [
             (
                 "openai-community/gpt2",
                 None,

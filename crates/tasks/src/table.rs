@@ -313,10 +313,13 @@ mod tests {
         let (_a, json) = scratch("x.json", br#"[{"q":"a, \"b\"","r":"c","more":[1]}]"#);
         let (_b, jsonl) = scratch("x.jsonl", b"{\"q\":\"a, \\\"b\\\"\",\"r\":\"c\"}\n\n");
         let (_c, csv) = scratch("x.csv", b"q,more,r\n\"a, \"\"b\"\"\",1,c\n");
-        assert_eq!(read(&json, Format::Json, &names).unwrap(), [wanted.clone()]);
+        assert_eq!(
+            read(&json, Format::Json, &names).unwrap(),
+            std::slice::from_ref(&wanted)
+        );
         assert_eq!(
             read(&jsonl, Format::Jsonl, &names).unwrap(),
-            [wanted.clone()]
+            std::slice::from_ref(&wanted)
         );
         assert_eq!(read(&csv, Format::Csv, &names).unwrap(), [wanted]);
     }

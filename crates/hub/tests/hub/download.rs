@@ -11,7 +11,7 @@ use std::time::Duration;
 const COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
 fn content() -> Vec<u8> {
-    (0..300_000u32).map(|i| (i * i >> 7) as u8).collect()
+    (0..300_000u32).map(|i| ((i * i) >> 7) as u8).collect()
 }
 
 /// The Hub's answer for a small file.

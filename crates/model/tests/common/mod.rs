@@ -119,5 +119,8 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     let largest = a.iter().fold(1f32, |m, v| m.max(v.abs()));
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs() / largest);
     // `max` would pass over a NaN.
-    differences.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
+    differences.fold(
+        0f32,
+        |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) },
+    )
 }

@@ -1,6 +1,5 @@
 //! `fetch`: every file of an experiment.
 
-
 use anyhow::Result;
 use sharelora_hub::{Progress, Source};
 use sharelora_tasks::{DatasetSpec, task};
@@ -48,7 +47,14 @@ pub fn fetch_all(context: &Context, runs: &[&ResolvedRun]) -> Result<Vec<(String
             .fetch(&source, sha256.as_deref(), progress)?
             .path;
         // The index is here now, so its shards are known.
-        queue.extend(shards(&context.hub, &source)?.into_iter().map(|source| Wanted { source, sha256: None }));
+        queue.extend(
+            shards(&context.hub, &source)?
+                .into_iter()
+                .map(|source| Wanted {
+                    source,
+                    sha256: None,
+                }),
+        );
         out.push((source.to_string(), path.display().to_string()));
     }
     Ok(out)

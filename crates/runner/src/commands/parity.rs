@@ -7,8 +7,8 @@ use sharelora_report::{Cell, Column, Format, Table};
 
 use sharelora_hub::Progress;
 
-use crate::{Context, Experiment};
 use crate::error::{AbsentError, FAILED};
+use crate::{Context, Experiment};
 
 /// Checks every folder, and every JSON file of cases against the model of `experiment`; prints every comparison and
 /// returns 1 where one does not hold.

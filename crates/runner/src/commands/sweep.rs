@@ -1,6 +1,7 @@
 //! `sweep`, `run` and `report`.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use sharelora_hub::Progress;
 
 use crate::cli::Named;
 use crate::error::{FAILED, UsageError};
@@ -118,8 +119,12 @@ fn do_runs(context: &Context, folders: &Folders, runs: &[&ResolvedRun]) -> Resul
         .copied()
         .filter(|run| !matches!(store.state(run), State::Done(_)))
         .collect();
-    // Everything that is missing is missed before the first step, not after hours of it.
+    // Everything that is missing, or an adapter that does not fit, is missed before the first step, not after hours of it.
     super::fetch_all(context, &to_do)?;
+    for run in &to_do {
+        let config = crate::base::config(&run.model, &context.hub, Progress::Quiet)?;
+        crate::estimate::estimate(run, &config).with_context(|| format!("run {}", run.label()))?;
+    }
     crate::sweep::sweep(context, &store, runs)
 }
 

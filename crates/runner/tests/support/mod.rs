@@ -1,0 +1,317 @@
+//! A project with a model of some ten thousand parameters, made here and from a seed, and the binary in it.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use sharelora_model::LlamaConfig;
+use sharelora_model::weights::{TensorDtype, write_safetensors};
+use sharelora_tasks::corpus::pretraining_text;
+use sharelora_tasks::train_pocket_tokenizer;
+
+/// Everything that could make two runs differ is on: dropout, accumulation, the best weights kept.
+pub const EXPERIMENT: &str = r#"
+title = "Tiny"
+[model]
+name = "tiny"
+config = "file:models/tiny/config.json"
+tokenizer = "file:models/tiny/tokenizer.json"
+weights = ["file:models/tiny/model.safetensors"]
+[adapter]
+rank = 4
+alpha = 8
+dropout = 0.1
+targets = ["all_linear"]
+[train]
+task = "pocket"
+steps = 8
+batch_size = 4
+accumulation = 2
+learning_rate = 1e-2
+schedule = "linear"
+warmup_steps = 1
+weight_decay = 0.01
+clip_norm = 1.0
+max_source = 48
+max_target = 24
+group_by_length = true
+held_out = 8
+evaluate_every = 2
+checkpoint_every = 2
+keep_best = true
+[[evaluate]]
+task = "pocket"
+options = { limit = 6, max_new_tokens = 8 }
+batch_size = 4
+[axes]
+method = ["base", "lora", "share_a"]
+seed = [0]
+"#;
+
+const DATASET: &str = r#"
+name = "pocket"
+version = 1
+license = "MIT OR Apache-2.0"
+format = "pocket"
+columns = ["question", "answer"]
+[splits.train]
+pocket = { kind = "word_problems_held", seed = 1, rows = 64 }
+[splits.test]
+pocket = { kind = "word_problems_held", seed = 3, rows = 8 }
+"#;
+
+const VOCABULARY: usize = 320;
+
+/// `config.json` of the model.
+pub fn config() -> Value {
+    json!({
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 256, "tie_word_embeddings": true, "eos_token_id": 0,
+    })
+}
+
+/// Values of a weight: 1 for norms, else uniform with a deviation that keeps activations near 1.
+pub fn weight(rng: &mut ChaCha8Rng, name: &str, [rows, columns]: [usize; 2]) -> Vec<f32> {
+    let bound = if name.contains("embed") {
+        0.3
+    } else {
+        (3.0 / columns as f32).sqrt()
+    };
+    (0..rows * columns)
+        .map(|_| {
+            if name.contains("norm") {
+                1.0
+            } else {
+                rng.random_range(-bound..bound)
+            }
+        })
+        .collect()
+}
+
+/// A temporary project; it goes away with the value.
+pub struct Project {
+    folder: tempfile::TempDir,
+}
+
+/// What a command gave.
+pub struct Output {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Project {
+    /// `experiments/tiny.toml`, `datasets/pocket.toml` and `models/tiny`, the weights in bf16.
+    pub fn new() -> Self {
+        let project = Project {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        project.write("experiments/tiny.toml", EXPERIMENT);
+        project.write("datasets/pocket.toml", DATASET);
+        project.write("models/tiny/config.json", config().to_string());
+        let tokenizer = train_pocket_tokenizer(pretraining_text(1, 300), VOCABULARY).unwrap();
+        project.write(
+            "models/tiny/tokenizer.json",
+            tokenizer.to_string(false).unwrap(),
+        );
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let weights: Vec<(String, Vec<usize>, Vec<f32>)> =
+            LlamaConfig::from_json(&config().to_string())
+                .unwrap()
+                .weights()
+                .into_iter()
+                .map(|(name, [rows, columns])| {
+                    let values = weight(&mut rng, &name, [rows, columns]);
+                    let shape = if name.contains("norm") {
+                        vec![columns]
+                    } else {
+                        vec![rows, columns]
+                    };
+                    (name, shape, values)
+                })
+                .collect();
+        let path = project.path("models/tiny/model.safetensors");
+        write_safetensors(&path, &weights, TensorDtype::BF16, &BTreeMap::new()).unwrap();
+        project
+    }
+
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// Replaces a text that is there in a file of the project.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = String::from_utf8(self.read(name)).unwrap();
+        assert!(text.contains(from), "{name} has no `{from}`");
+        self.write(name, text.replacen(from, to, 1));
+    }
+
+    /// The binary in the project, with nothing of this machine's settings and without the network.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        command(self.root(), self.root(), arguments)
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        output(&mut self.command(arguments))
+    }
+
+    /// As [`Project::run`], where only success will do.
+    #[track_caller]
+    pub fn succeed(&self, arguments: &[&str]) -> Output {
+        let output = self.run(arguments);
+        assert_eq!(
+            output.code,
+            Some(0),
+            "{arguments:?}\n{}{}",
+            output.out,
+            output.err
+        );
+        output
+    }
+}
+
+/// The binary in the project `root`; caches and all else that is private go to `home`.
+pub fn command(root: &Path, home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sharelora"));
+    command
+        .args(arguments)
+        .current_dir(root)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", home)
+        .env("SHARELORA_ROOT", root)
+        .env("HF_HUB_OFFLINE", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+pub fn output(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    Output {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The folders of the runs in `results/EXPERIMENT`, by label.
+pub fn run_dirs(experiment: &Path) -> BTreeMap<String, PathBuf> {
+    std::fs::read_dir(experiment)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let (label, _hash) = name.rsplit_once('-').unwrap();
+            (label.to_owned(), path)
+        })
+        .collect()
+}
+
+/// All of a run that must come out again to the last bit.
+#[derive(Debug, PartialEq)]
+pub struct Bits {
+    /// Of each line of `steps.jsonl` what is no measure of the machine.
+    pub steps: Vec<Value>,
+    pub adapter: Option<Vec<u8>>,
+    pub samples: String,
+    pub record: Value,
+}
+
+fn some_of(value: &Value, keys: &[&str]) -> Value {
+    keys.iter()
+        .map(|key| ((*key).to_owned(), value[*key].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+pub fn bits(dir: &Path) -> Bits {
+    let text = |name: &str| std::fs::read_to_string(dir.join(name));
+    let record: Value = serde_json::from_str(&text("record.json").unwrap()).unwrap();
+    Bits {
+        steps: text("steps.jsonl")
+            .unwrap_or_default()
+            .lines()
+            .map(|line| {
+                let step: Value = serde_json::from_str(line).unwrap();
+                some_of(
+                    &step,
+                    &[
+                        "step",
+                        "loss",
+                        "learning_rate",
+                        "grad_norm",
+                        "tokens",
+                        "held_out_loss",
+                    ],
+                )
+            })
+            .collect(),
+        adapter: std::fs::read(dir.join("adapter/adapter.safetensors")).ok(),
+        samples: text("samples-pocket.jsonl").unwrap(),
+        record: some_of(
+            &record,
+            &[
+                "hash",
+                "status",
+                "message",
+                "steps",
+                "train_loss",
+                "held_out_loss",
+                "held_out_loss_before",
+                "best_step",
+                "metrics",
+                "data",
+                "trainable_parameters",
+                "adapter_bytes",
+            ],
+        ),
+    }
+}
+
+/// Every file below a folder, by its path in it.
+pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(
+                    path.strip_prefix(dir).unwrap().to_owned(),
+                    std::fs::read(&path).unwrap(),
+                );
+            }
+        }
+    }
+    found
+}
+
+/// Files that a write in progress leaves where it is cut off.
+pub fn leftovers(dir: &Path) -> Vec<PathBuf> {
+    let partial = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with('.') || name.ends_with(".partial")
+    };
+    files(dir).into_keys().filter(partial).collect()
+}
