@@ -53,13 +53,13 @@ struct Index {
 pub fn weight_files(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for source in &spec.weights {
-        let path = hub.fetch(source, None, progress)?.path;
+        let path = hub.fetch(source, spec.checksum(source), progress)?.path;
         let shards = shards(hub, source)?;
         if shards.is_empty() {
             files.push(path);
         }
         for shard in &shards {
-            files.push(hub.fetch(shard, None, progress)?.path);
+            files.push(hub.fetch(shard, spec.checksum(shard), progress)?.path);
         }
     }
     Ok(files)
@@ -70,7 +70,9 @@ pub fn weight_files(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<V
 /// # Errors
 /// A file that is neither here nor to be had, or that this program cannot compute.
 pub fn config(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<LlamaConfig> {
-    let path = hub.fetch(&spec.config, None, progress)?.path;
+    let path = hub
+        .fetch(&spec.config, spec.checksum(&spec.config), progress)?
+        .path;
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
     LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
@@ -86,7 +88,9 @@ pub fn encoder(
     hub: &Hub,
     progress: Progress,
 ) -> Result<Encoder> {
-    let path = hub.fetch(&spec.tokenizer, None, progress)?.path;
+    let path = hub
+        .fetch(&spec.tokenizer, spec.checksum(&spec.tokenizer), progress)?
+        .path;
     let eos = *config
         .eos_token_ids()
         .first()

@@ -92,7 +92,12 @@ pub fn doctor(context: &Context) -> Result<u8> {
             None => "none (SHARELORA_MIRROR or --mirror)".into(),
         },
     );
-    for (name, dir) in [("HF cache", &hub.hf_cache), ("own cache", &hub.cache)] {
+    let own = [hub.cache.join("hub"), hub.cache.join("tokens")];
+    for (name, dir) in [
+        ("HF cache", &hub.hf_cache),
+        ("own files", &own[0]),
+        ("token cache", &own[1]),
+    ] {
         say(
             name,
             format!(

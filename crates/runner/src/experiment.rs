@@ -89,6 +89,16 @@ pub struct ModelSpec {
     pub weights: Vec<Source>,
     #[serde(default)]
     pub dtype: Dtype,
+    /// SHA-256 of files, by source; what is listed is checked when it is fetched.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sha256: BTreeMap<String, String>,
+}
+
+impl ModelSpec {
+    /// The checksum that the experiment gives for one of the model's files.
+    pub fn checksum(&self, source: &Source) -> Option<&str> {
+        self.sha256.get(&source.to_string()).map(String::as_str)
+    }
 }
 
 /// How the learning rate moves after its warm-up.

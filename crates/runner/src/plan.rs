@@ -98,8 +98,9 @@ impl ResolvedRun {
             map.remove("experiment");
             map.remove("axes");
             if let Some(Value::Object(model)) = map.get_mut("model") {
-                // A name for tables; the sources decide.
+                // A name for tables, and a check: the sources decide.
                 model.remove("name");
+                model.remove("sha256");
             }
         }
         hex(&Sha256::digest(canonical(&value).as_bytes()))

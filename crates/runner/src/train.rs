@@ -151,14 +151,6 @@ pub fn train(
         let mut measured = None;
         if due || last {
             measured = measure(learner);
-            if let Some(loss) = measured.filter(|l| !l.is_finite()) {
-                let reason = format!("step {}: held-out loss {loss}", state.step);
-                progress.finish(&format!("diverged at {reason}"));
-                return Ok(Trained {
-                    progressed: state,
-                    diverged: Some(reason),
-                });
-            }
             state.held_out = measured.or(state.held_out);
             if spec.keep_best
                 && let Some(loss) = measured
@@ -181,6 +173,14 @@ pub fn train(
             speed,
             measured,
         )?;
+        if let Some(loss) = measured.filter(|l| !l.is_finite()) {
+            let reason = format!("step {}: held-out loss {loss}", state.step);
+            progress.finish(&format!("diverged at {reason}"));
+            return Ok(Trained {
+                progressed: state,
+                diverged: Some(reason),
+            });
+        }
         progress.set(
             state.step,
             &format!("loss {:.4} {speed:.0} tokens/s", step.loss),

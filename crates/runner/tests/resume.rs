@@ -69,6 +69,7 @@ fn kills_leave_no_trace() {
     }
     // Once more when training is over, in the last checkpoint or the evaluation.
     kills += usize::from(kill_at(&project, &arguments("killed"), &log, steps + 1));
+    println!("{kills} of 6 kills came before the end");
     assert!(
         kills >= 3,
         "only {kills} kills came before the end: give the run more steps"

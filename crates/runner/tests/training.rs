@@ -344,6 +344,23 @@ fn a_weight_that_is_no_number_is_divergence_not_a_result() {
     assert!(!ready.dir.checkpoint().exists());
 }
 
+/// The last update has no later step that would notice it.
+#[test]
+fn a_last_step_that_diverges_is_noticed_by_the_held_out_loss() {
+    let sets = [
+        "train.steps=1",
+        "train.warmup_steps=0",
+        "train.schedule=constant",
+        "train.learning_rate=1e38",
+    ];
+    for keep_best in ["train.keep_best=false", "train.keep_best=true"] {
+        let mut ready = ready("lora-seed0", &[&sets[..], &[keep_best]].concat());
+        let reason = ready.train().diverged.unwrap();
+        assert!(reason.contains("held-out loss"), "{reason}");
+        assert!(!ready.dir.checkpoint().exists());
+    }
+}
+
 /// One method of a sweep diverges: it is recorded as that, the others are done, the report has all of them.
 #[test]
 fn a_sweep_goes_on_behind_a_diverged_run() {

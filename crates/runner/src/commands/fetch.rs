@@ -76,7 +76,7 @@ pub fn wanted(context: &Context, runs: &[&ResolvedRun]) -> Result<Vec<Wanted>> {
     };
     for run in runs {
         for source in run.model_sources() {
-            add(source, None);
+            add(source, run.model.checksum(source).map(str::to_owned));
         }
         let training = run.train.iter().map(|t| (&t.task, &t.task_options, true));
         let scoring = run.evaluate.iter().map(|e| (&e.task, &e.options, false));
