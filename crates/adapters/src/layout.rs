@@ -59,6 +59,14 @@ impl AdapterConfig {
                 "a whole number of at least 1",
             );
         }
+        // Wider than any model: a slip, and memory that is not to be had.
+        if self.rank > 1 << 16 {
+            return range(
+                "rank",
+                self.rank.to_string(),
+                "a whole number of at most 65536",
+            );
+        }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return range("alpha", self.alpha.to_string(), "a positive number");
         }

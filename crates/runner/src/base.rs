@@ -109,11 +109,17 @@ pub fn encoder(
     Ok(encoder)
 }
 
-/// Everything of a model, on `device`.
+/// Everything of a model, on `device`, its weights kept as `dtype` says.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
-pub fn load(spec: &ModelSpec, hub: &Hub, device: &Device, progress: Progress) -> Result<Base> {
+pub fn load(
+    spec: &ModelSpec,
+    dtype: Dtype,
+    hub: &Hub,
+    device: &Device,
+    progress: Progress,
+) -> Result<Base> {
     let config = config(spec, hub, progress)?;
     let encoder = encoder(spec, &config, hub, progress)?;
     let files = weight_files(spec, hub, progress)?;
@@ -125,7 +131,7 @@ pub fn load(spec: &ModelSpec, hub: &Hub, device: &Device, progress: Progress) ->
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let storage = match spec.dtype {
+    let storage = match dtype {
         Dtype::F32 => Storage::F32,
         Dtype::Bf16 => Storage::Bf16,
     };

@@ -12,6 +12,7 @@ use sharelora_tasks::{prompt_hash, task};
 
 use crate::device::{device, parts};
 use crate::evaluate::Engine;
+use crate::experiment::Dtype;
 use crate::gradients::Learner;
 use crate::store::write_atomic;
 use crate::sweep::blank_record;
@@ -39,7 +40,13 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
     };
 
     let device = device(&run.backend)?;
-    let base::Base { model, encoder } = base::load(&run.model, &context.hub, &device, shown)?;
+    // Weights that are trained need the precision of their updates.
+    let dtype = match run.method {
+        Method::Full => Dtype::F32,
+        _ => run.model.dtype,
+    };
+    let base::Base { model, encoder } =
+        base::load(&run.model, dtype, &context.hub, &device, shown)?;
     record.base_parameters = model.config.parameters();
     let bank = match (run.method.sharing(), &run.adapter) {
         (Some(sharing), Some(config)) => {

@@ -201,6 +201,19 @@ impl TrainSpec {
                 format!("{value} is out of range: a whole number of at least 1"),
             ));
         }
+        // Far above any use: a slip, and memory that is not to be had.
+        let at_most = [
+            ("batch_size", self.batch_size, 1 << 16),
+            ("accumulation", self.accumulation, 1 << 16),
+            ("max_source", self.max_source, 1 << 20),
+            ("max_target", self.max_target, 1 << 20),
+        ];
+        if let Some((key, value, most)) = at_most.into_iter().find(|(_, v, most)| v > most) {
+            return Err((
+                key,
+                format!("{value} is out of range: a whole number of at most {most}"),
+            ));
+        }
         let range = |key, value: f64, ok: bool, expected: &str| {
             if ok {
                 Ok(())

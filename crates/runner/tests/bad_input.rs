@@ -71,69 +71,45 @@ const ALL: [&str; 3] = ["base", "lora-seed0", "share_a-seed0"];
 #[test]
 fn settings() {
     let project = Project::new();
-    let sweep = ["sweep", "tiny"];
-    let set = |text: &'static str| ["sweep", "tiny", "--set", text];
-    refused(
-        "key",
-        &project,
-        &set("train.stpes=3"),
-        2,
-        &[
-            "experiments/tiny.toml",
-            "`stpes`",
-            "did you mean `steps`?",
-            "choices: task",
-        ],
-    );
-    refused(
-        "method",
-        &project,
-        &set("axes.method=[\"loar\"]"),
-        2,
-        &["experiments/tiny.toml", "`loar`", "share_ab"],
-    );
-    refused(
-        "target",
-        &project,
-        &set("adapter.targets=[\"q_prj\"]"),
-        2,
-        &["q_prj", "q_proj"],
-    );
-    refused(
-        "target, quiet",
-        &project,
-        &[
-            "sweep",
-            "tiny",
-            "-q",
-            "--set",
-            "adapter.targets=[\"q_prj\"]",
-        ],
-        2,
-        &["q_prj", "q_proj"],
-    );
-    refused(
-        "task",
-        &project,
-        &set("evaluate.0.task=poket"),
-        2,
-        &["experiments/tiny.toml", "`poket`", "choices: alpaca, gsm8k"],
-    );
-    failed(
-        "held out",
-        &project,
-        &set("train.held_out=64"),
-        &ALL[1..],
-        &["`train.held_out` = 64", "64 rows"],
-    );
-    project.write("experiments/tiny.toml", "title = \"Tiny");
-    refused(
-        "TOML",
-        &project,
-        &sweep,
-        2,
-        &["experiments/tiny.toml", "not valid TOML"],
-    );
+    let file = "experiments/tiny.toml";
+    let cases: [(&str, &[&str]); 8] = [
+        (
+            "train.stpes=3",
+            &[file, "`stpes`", "did you mean `steps`?", "choices: task"],
+        ),
+        ("axes.method=[\"loar\"]", &[file, "`loar`", "share_ab"]),
+        ("adapter.targets=[\"q_prj\"]", &["q_prj", "q_proj"]),
+        (
+            "evaluate.0.task=poket",
+            &[file, "`poket`", "choices: alpaca"],
+        ),
+        ("train.learning_rate=nan", &[file, "`learning_rate`"]),
+        (
+            "adapter.rank=1000000000",
+            &[file, "`rank`", "at most 65536"],
+        ),
+        (
+            "train.accumulation=1000000000000",
+            &[file, "`accumulation`", "at most 65536"],
+        ),
+        (
+            "train.max_target=1000000000000",
+            &[file, "`max_target`", "at most 1048576"],
+        ),
+    ];
+    for (set, parts) in cases {
+        // What is found does not depend on how much is shown.
+        for quiet in [&[][..], &["--quiet"]] {
+            let arguments = [&["sweep", "tiny", "--set", set], quiet].concat();
+            refused(set, &project, &arguments, 2, parts);
+        }
+    }
+    let arguments = ["sweep", "tiny", "--set", "train.held_out=64"];
+    let parts = ["`train.held_out` = 64", "64 rows"];
+    failed("held out", &project, &arguments, &ALL[1..], &parts);
+    project.write(file, "title = \"Tiny");
+    let parts = [file, "not valid TOML"];
+    refused("TOML", &project, &["sweep", "tiny"], 2, &parts);
 }
 
 #[test]

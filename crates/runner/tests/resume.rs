@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use support::{Project, bits, leftovers, run_dirs};
 
 /// Time that a child may take before something is wrong.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 const LABEL: &str = "share_a-seed0";
 

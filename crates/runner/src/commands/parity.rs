@@ -24,7 +24,8 @@ pub fn parity(context: &Context, paths: &[PathBuf], experiment: &str) -> Result<
         } else if path.is_file() {
             let spec = Experiment::load(&context.root, experiment, &[])?;
             let model = spec.sections(spec.document())?.model;
-            let base = crate::base::load(&model, &context.hub, &device, Progress::Quiet)?;
+            let base =
+                crate::base::load(&model, model.dtype, &context.hub, &device, Progress::Quiet)?;
             crate::parity::parity_cases(path, &base.model, &base.encoder)
         } else {
             return Err(AbsentError(format!(
