@@ -213,7 +213,7 @@ fn ready(label: &str, sets: &[&str]) -> Ready {
     });
     let device = Device::flex();
     let base::Base { model, encoder } =
-        base::load(&run.model, &hub, &device, Progress::Quiet).unwrap();
+        base::load(&run.model, run.model.dtype, &hub, &device, Progress::Quiet).unwrap();
     let bank = run.adapter.as_ref().map(|config| {
         let layout =
             Layout::new(&model.config.sites(), run.method.sharing().unwrap(), config).unwrap();
