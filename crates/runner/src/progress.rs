@@ -38,7 +38,7 @@ impl Progress {
         }
         let bar = ProgressBar::new(total);
         if let Ok(style) = ProgressStyle::with_template(
-            "  {prefix:<10} {wide_bar} {pos}/{len} {per_sec} {eta} left {msg}",
+            "  {prefix:<10} {bar:30} {pos}/{len} {per_sec} {eta} left {wide_msg}",
         ) {
             bar.set_style(style);
         }

@@ -197,15 +197,34 @@ fn versions(run: &ResolvedRun) -> BTreeMap<String, String> {
 
 /// The commit of the project's folder, where that is a git checkout and git is here.
 fn git_commit(root: &Path) -> Option<String> {
-    let output = std::process::Command::new("git")
-        .arg("-C")
-        .arg(root)
-        .args(["rev-parse", "--verify", "HEAD"])
-        .stderr(std::process::Stdio::null())
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(arguments)
+            .stderr(std::process::Stdio::null())
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--verify", "HEAD"]).filter(|text| !text.is_empty())?;
+    // Results and reports are written by the run itself.
+    let changed = git(&[
+        "status",
+        "--porcelain",
+        "-uno",
+        "--",
+        ".",
+        ":!results",
+        ":!reports",
+    ])?;
+    Some(match changed.is_empty() {
+        true => commit,
+        false => format!("{commit} with changes"),
+    })
 }
 
 /// A report and the table that it opens with.
