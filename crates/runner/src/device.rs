@@ -14,6 +14,13 @@ pub const BACKENDS: &[&str] = &[
 ];
 
 /// The device that a backend's name stands for, without autodiff.
+#[cfg_attr(
+    feature = "libtorch",
+    allow(
+        deprecated,
+        reason = "burn drops libtorch after 0.22, which is why burn is pinned"
+    )
+)]
 pub fn device(backend: &str) -> Result<Device> {
     match backend {
         #[cfg(feature = "flex")]
