@@ -153,6 +153,26 @@ impl Hub {
         }
     }
 
+    /// Whether the Hugging Face Hub answers within `patience`, whatever it answers; the reason where it does not.
+    /// Offline, nothing is asked.
+    ///
+    /// # Errors
+    /// Why there was no answer, in words.
+    pub fn reachable(&self, patience: std::time::Duration) -> Result<(), String> {
+        if self.offline {
+            return Err("offline".into());
+        }
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(patience))
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        match agent.head(&self.hf_endpoint).call() {
+            Ok(_) => Ok(()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
     /// Where a file lies on this machine, if it does. Uses no network.
     pub fn locate(&self, source: &Source) -> Option<(PathBuf, Origin)> {
         source.check().ok()?;

@@ -12,6 +12,9 @@ use crate::device::BACKENDS;
 use crate::estimate::bytes;
 use crate::{Context, Experiment, ResolvedRun, experiment, host};
 
+/// How long the hub may take to answer.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Prints everything; what is missing is said with the next step. Never fails because something is missing.
 ///
 /// # Errors
@@ -77,12 +80,14 @@ pub fn doctor(context: &Context) -> Result<u8> {
     );
     say(
         "network",
-        if hub.offline {
-            "off: HF_HUB_OFFLINE is set"
-        } else {
-            "allowed"
-        }
-        .into(),
+        match hub.reachable(PATIENCE) {
+            _ if hub.offline => "off: HF_HUB_OFFLINE is set".into(),
+            Ok(()) => format!("{} answers", hub.hf_endpoint),
+            Err(reason) => format!(
+                "{} does not answer ({reason}): files of `hf:` have to be in the mirror or the cache",
+                hub.hf_endpoint
+            ),
+        },
     );
     say(
         "mirror",

@@ -468,3 +468,24 @@ fn disk_full() {
     assert!(message.contains("300000 more bytes"), "{message}");
     assert!(!place.join("f").exists());
 }
+
+/// `doctor` tells a hub that answers, even with an error, from one that is not there, and asks nothing offline.
+#[test]
+fn whether_the_hub_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let patience = Duration::from_secs(5);
+    let server = Server::start(|_, _| Answer::status(404));
+    let (mut there, _) = hub(folder.path(), &server.url());
+    assert_eq!(there.reachable(patience), Ok(()));
+    assert_eq!(server.seen().len(), 1);
+    there.offline = true;
+    assert!(there.reachable(patience).is_err());
+    assert_eq!(server.seen().len(), 1);
+
+    // A port that was free a moment ago and that nobody listens on.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let (absent, _) = hub(folder.path(), &format!("http://{address}"));
+    assert!(absent.reachable(patience).is_err());
+}
