@@ -522,6 +522,30 @@ impl Experiment {
                 "the list is empty: name at least one file".into(),
             ));
         }
+        // The shards behind an index are not known here; everything else is.
+        let indexed = model
+            .weights
+            .iter()
+            .any(|s| s.file().ends_with(".index.json"));
+        let files: Vec<String> = [&model.config, &model.tokenizer]
+            .into_iter()
+            .chain(&model.weights)
+            .map(ToString::to_string)
+            .collect();
+        if let Some(key) = model
+            .sha256
+            .keys()
+            .find(|key| !files.contains(key) && !(indexed && key.ends_with(".safetensors")))
+        {
+            return Err(self.value_error(
+                "[model]",
+                "sha256",
+                format!(
+                    "`{key}` is no file of this model: choices: {}",
+                    files.join(", ")
+                ),
+            ));
+        }
         adapter
             .check()
             .map_err(|e| self.section_error("[adapter]", e.to_string()))?;

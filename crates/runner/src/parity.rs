@@ -89,7 +89,14 @@ fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
     let [batch, length] = shape[..] else {
         bail!("`input_ids` is {shape:?}, not (batch, length)")
     };
-    let ids: Vec<u32> = ids.into_iter().map(|v| v as u32).collect();
+    let ids = token_ids(&ids, model, "input_ids")?;
+    if ids.is_empty() || mask.len() != ids.len() {
+        bail!(
+            "`attention_mask` has {} entries, `input_ids` {}",
+            mask.len(),
+            ids.len()
+        );
+    }
     let left_padding = (0..batch)
         .map(|b| {
             mask[b * length..][..length]
@@ -131,7 +138,13 @@ fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
         None,
     ));
     let (_, greedy) = io.integers("greedy_20")?;
-    let expected: Vec<u32> = greedy[length..].iter().map(|v| *v as u32).collect();
+    let Some(continued) = greedy.get(length..) else {
+        bail!(
+            "`greedy_20` has {} tokens, fewer than its prompt of {length}",
+            greedy.len()
+        )
+    };
+    let expected = token_ids(continued, model, "greedy_20")?;
     let options = GenerateOptions {
         max_new_tokens: expected.len(),
         eos: Vec::new(),
@@ -280,14 +293,20 @@ fn steps(
             ids.len()
         );
     }
-    let examples: Vec<Encoded> = ids
+    let examples = ids
         .chunks_exact(length)
         .zip(labels.chunks_exact(length))
-        .map(|(ids, labels)| Encoded {
-            ids: ids.iter().map(|v| *v as u32).collect(),
-            prompt_len: labels.iter().take_while(|l| **l < 0).count(),
+        .map(|(row, labels)| {
+            let prompt_len = labels.iter().take_while(|l| **l < 0).count();
+            if row[prompt_len..] != labels[prompt_len..] {
+                bail!("`labels` differ from `batches` behind the masked start of a row");
+            }
+            Ok(Encoded {
+                ids: token_ids(row, model, "batches")?,
+                prompt_len,
+            })
         })
-        .collect();
+        .collect::<Result<Vec<_>>>()?;
     let steps = Steps {
         model,
         train,
@@ -396,11 +415,23 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
             &ids,
             &case.input_ids,
         ));
+        let [_, targets @ ..] = case.input_ids.as_slice() else {
+            bail!("case `{}`: `input_ids` is empty", case.name)
+        };
+        if targets.is_empty() {
+            bail!("case `{}`: one token has no likelihood", case.name);
+        }
+        let vocabulary = model.config.vocab_size;
+        if let Some(id) = case.input_ids.iter().find(|&&id| id as usize >= vocabulary) {
+            bail!(
+                "case `{}`: `input_ids` has {id}, the model has {vocabulary} tokens",
+                case.name
+            );
+        }
         let input = Input::right_padded(&[&case.input_ids], 0);
         let hidden = model.hidden(&input, None, None);
-        let n = case.input_ids.len();
-        let predicting = hidden.clone().narrow(0, 0, n - 1);
-        let sum = cross_entropy(&predicting, model.head(), &case.input_ids[1..], None).sum;
+        let predicting = hidden.narrow(0, 0, targets.len());
+        let sum = cross_entropy(&predicting, model.head(), targets, None).sum;
         checks.push(Check {
             name: format!("{}: negative log-likelihood (relative)", case.name),
             difference: ((sum - case.nll_sum) / case.nll_sum).abs(),
@@ -429,6 +460,20 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
     Ok(checks)
 }
 
+/// Ids as the model takes them.
+fn token_ids(ids: &[i64], model: &Llama, name: &str) -> Result<Vec<u32>> {
+    let vocabulary = model.config.vocab_size;
+    ids.iter()
+        .map(|&id| match u32::try_from(id) {
+            Ok(id) if (id as usize) < vocabulary => Ok(id),
+            _ => bail!(
+                "`{name}` has the token {id}: the model has tokens 0 to {}",
+                vocabulary - 1
+            ),
+        })
+        .collect()
+}
+
 fn tokens(name: &str, found: &[u32], expected: &[u32]) -> Check {
     let differ = found.iter().zip(expected).filter(|(a, b)| a != b).count()
         + found.len().abs_diff(expected.len());
@@ -448,7 +493,7 @@ fn compare(name: &str, found: &[f32], expected: &[f32], rows: Option<&[bool]>) -
     };
     let width = rows.map_or(1, |r| expected.len() / r.len().max(1)).max(1);
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-        if rows.is_none_or(|r| r[i / width]) {
+        if rows.is_none_or(|r| r.get(i / width).is_some_and(|real| *real)) {
             let d = f64::from((a - b).abs());
             difference = if d.is_nan() || difference.is_nan() {
                 f64::NAN
@@ -564,5 +609,65 @@ mod tests {
         assert!(!compare("", &[1.0, f32::NAN], &[1.0, 0.0], Some(&[true, true])).passed());
         assert!(compare("", &[1.0, f32::NAN], &[1.0, 0.0], Some(&[true, false])).passed());
         assert!(!tokens("", &[1, 2], &[1]).passed());
+    }
+
+    /// A reference folder is a user's file: whatever its numbers are, the answer is an error and no panic.
+    #[test]
+    fn lying_references_are_errors() {
+        let config = LlamaConfig::from_json(
+            r#"{"vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
+                "num_attention_heads": 1, "tie_word_embeddings": true}"#,
+        )
+        .unwrap();
+        let device = crate::device::device(crate::device::BACKENDS[0]).unwrap();
+        let model = Llama::build(config, Storage::F32, &device, |_, [a, b]| {
+            Ok(vec![0.1; a * b])
+        })
+        .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("io.safetensors");
+        let message = |ids: [i64; 4], mask: &[i64], greedy: &[i64]| {
+            let bytes = |v: &[i64]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+            let (ids, masked, greedy) = (bytes(&ids), bytes(mask), bytes(greedy));
+            let view = |shape: Vec<usize>, data| {
+                safetensors::tensor::TensorView::new(Dtype::I64, shape, data).unwrap()
+            };
+            let logits = vec![0u8; 4 * 4 * 8];
+            let float =
+                safetensors::tensor::TensorView::new(Dtype::F32, vec![32], &logits).unwrap();
+            let views = [
+                ("input_ids", view(vec![1, 4], &ids)),
+                ("attention_mask", view(vec![masked.len() / 8], &masked)),
+                ("greedy_20", view(vec![greedy.len() / 8], &greedy)),
+                ("logits", float.clone()),
+                ("last_hidden_state", float.clone()),
+                ("logits_row0_unpadded", float),
+            ];
+            std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+            let io = Tensors::read(&path).unwrap();
+            outputs(&model, &io).err().map(|e| e.to_string())
+        };
+        let all = [1; 4];
+        assert_eq!(message([1, 2, 3, 4], &all, &[1, 2, 3, 4, 5]), None);
+        for (text, name) in [
+            (
+                message([1, 2, 3, 8], &all, &[1, 2, 3, 8, 5]),
+                "`input_ids` has the token 8",
+            ),
+            (
+                message([1, 2, 3, -1], &all, &[1, 2, 3, 4, 5]),
+                "`input_ids` has the token -1",
+            ),
+            (
+                message([1, 2, 3, 4], &[1; 3], &[1, 2, 3, 4, 5]),
+                "`attention_mask` has 3",
+            ),
+            (
+                message([1, 2, 3, 4], &all, &[1, 2]),
+                "`greedy_20` has 2 tokens",
+            ),
+        ] {
+            assert!(text.as_ref().is_some_and(|t| t.contains(name)), "{text:?}");
+        }
     }
 }

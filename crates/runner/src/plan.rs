@@ -631,4 +631,29 @@ pub(crate) mod tests {
         assert!(refused("axes.adapter.rnak=[8]").contains("did you mean `rank`?"));
         insta::assert_snapshot!(refused("axes.adapter.alpha=[8, 8.0]"), @r#"experiments/x.toml: [axes] (method = lora, seed = 0, adapter.alpha = 8) and (method = lora, seed = 0, adapter.alpha = 8.0) are the same run: remove one of the values"#);
     }
+
+    /// A checksum is a check and no setting: it changes no hash. One of a file that the model does not have would
+    /// check nothing, so it is refused.
+    #[test]
+    fn checksums_are_of_the_models_files() {
+        let plain = planned(SMALL, &[]).unwrap();
+        let weights = plain.runs[0].model.weights[0].to_string();
+        let set = |key: &str| format!("model.sha256={{ \"{key}\" = \"{}\" }}", "0".repeat(64));
+        let checked = planned(SMALL, &[&set(&weights)]).unwrap();
+        assert_eq!(checked.runs[0].hash(), plain.runs[0].hash());
+        assert!(
+            checked.runs[0]
+                .model
+                .checksum(&plain.runs[0].model.weights[0])
+                .is_some()
+        );
+        let refused = planned(SMALL, &[&set("file:other.safetensors")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("`sha256`: `file:other.safetensors` is no file of this model")
+                && refused.contains(&weights),
+            "{refused}"
+        );
+    }
 }
