@@ -532,11 +532,9 @@ impl Experiment {
             .chain(&model.weights)
             .map(ToString::to_string)
             .collect();
-        if let Some(key) = model
-            .sha256
-            .keys()
-            .find(|key| !files.contains(key) && !(indexed && key.ends_with(".safetensors")))
-        {
+        let known =
+            |key: &String| files.contains(key) || (indexed && key.ends_with(".safetensors"));
+        if let Some(key) = model.sha256.keys().find(|key| !known(key)) {
             return Err(self.value_error(
                 "[model]",
                 "sha256",
