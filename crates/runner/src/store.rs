@@ -122,8 +122,7 @@ impl Store {
 pub struct RunDir {
     path: PathBuf,
     hash: String,
-    // Released when the file is closed, also by a crash.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl RunDir {
@@ -259,8 +258,20 @@ pub const ADAPTER_FILE: &str = "adapter.safetensors";
 
 const LOCK: &str = "lock";
 
+/// The lock of a run's folder. A crash releases it too: the kernel closes the file.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing alone is not enough: a child process that another thread is starting has a copy of the descriptor
+    /// until it executes its program, and the lock would last as long as that copy.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Locks the folder for this process and leaves a line that says who that is.
-fn take_lock(dir: &Path) -> Result<File, StoreError> {
+fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join(LOCK);
     let mut file = OpenOptions::new()
         .create(true)
@@ -295,7 +306,7 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
     // The lock holds whatever the line says.
     let _ = file.set_len(0);
     let _ = file.write_all(format!("process {}{on}\n", std::process::id()).as_bytes());
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn state(dir: &Path, hash: &str) -> State {
@@ -516,8 +527,11 @@ mod tests {
             who.contains(&format!("process {}", std::process::id())),
             "{who}"
         );
+        // What a child that is just being started holds: a second descriptor of the same open file.
+        let copy = held._lock.0.try_clone().unwrap();
         drop(held);
         store.open(&run).unwrap();
+        drop(copy);
     }
 
     /// A resumed run writes the steps behind its checkpoint again: they must not be there twice.
