@@ -13,6 +13,25 @@ build:
 test:
     cargo test --release --workspace
 
+# Make a folder of libtorch in the cache, for the CPU or for CUDA too
+setup-libtorch KIND="cpu":
+    @"${SHARELORA_PYTHON:-python3}" scripts/setup_libtorch.py "$1"
+
+# Build the program with the libtorch backend, in target/libtorch: libtorch is LIBTORCH, or else the cache's
+build-libtorch KIND="cpu": (_libtorch KIND "build")
+
+# Run all tests with the libtorch backend
+test-libtorch KIND="cpu": (_libtorch KIND "test")
+
+# The library's place is written into the program, which then needs no LD_LIBRARY_PATH.
+_libtorch KIND COMMAND:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export LIBTORCH="${LIBTORCH:-$("${SHARELORA_PYTHON:-python3}" scripts/setup_libtorch.py "$1" --path)}"
+    export RUSTFLAGS="${RUSTFLAGS:-} -C link-arg=-Wl,-rpath,$LIBTORCH/lib"
+    cargo "$2" --release --workspace --features libtorch --target-dir target/libtorch
+    [[ $2 != build ]] || echo "built: target/libtorch/release/sharelora --backend libtorch ..."
+
 # Do all runs of an experiment that are not done, then write its report
 sweep NAME *ARGS:
     cargo run --release -- sweep "$@"

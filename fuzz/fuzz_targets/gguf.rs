@@ -22,6 +22,8 @@ fuzz_target!(|data: &[u8]| {
         checkpoint
             .read_f32(name)
             .expect("every type of an opened GGUF file is readable");
+        // Vectors and matrices can be had in place, or the answer is an error.
+        let _ = checkpoint.matrix(name, weights::Storage::Stored);
     }
     let _ = weights::gguf_llama_config(&checkpoint);
 });

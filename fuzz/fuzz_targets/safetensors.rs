@@ -28,5 +28,8 @@ fuzz_target!(|input: (&str, &[u8])| {
             .dtype(name)
             .is_some_and(|dtype| dtype.is_readable());
         assert_eq!(checkpoint.read_f32(name).is_ok(), readable);
+        if let Ok(matrix) = checkpoint.matrix(name, weights::Storage::Stored) {
+            assert_eq!(matrix.values().len(), checkpoint.read_f32(name).map_or(0, |v| v.len()));
+        }
     }
 });

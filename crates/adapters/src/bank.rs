@@ -146,11 +146,9 @@ impl Bank {
     ) -> Option<Tensor<2>> {
         let index = self.layout.find(layer, projection)?;
         let (a, b) = self.site(index);
-        let x = match dropout {
-            Some(d) if self.layout.config.dropout > 0.0 => {
-                x.clone() * self.mask(index, x.dims(), d)
-            }
-            _ => x.clone(),
+        let x = match self.mask(index, dropout) {
+            Some(mask) => x.clone() * mask.tensor(x.dims(), &self.device),
+            None => x.clone(),
         };
         let low = x.matmul(a.clone().transpose()); // (T, r)
         Some(
@@ -159,30 +157,55 @@ impl Bank {
         )
     }
 
-    /// Inverted dropout: 0 with probability p, else 1 / (1 - p). Drawn on the host, a stream for each row, so
-    /// that a run that is resumed, or runs on another backend or number of threads, draws the same masks.
-    fn mask(&self, site: usize, [rows, columns]: [usize; 2], dropout: Dropout) -> Tensor<2> {
-        let p = self.layout.config.dropout;
-        let keep = (1.0 / (1.0 - p)) as f32;
-        let threshold = (p * f64::from(u32::MAX)) as u32;
-        let base = generator(dropout.seed, "dropout", &self.layout.sites[site].path).get_seed();
+    /// Dropout's mask at a site in one pass; `None` where nothing is dropped.
+    pub fn mask(&self, site: usize, dropout: Option<Dropout>) -> Option<Mask> {
+        let probability = self.layout.config.dropout;
+        let dropout = dropout.filter(|_| probability > 0.0)?;
+        let path = &self.layout.sites[site].path;
+        Some(Mask {
+            seed: generator(dropout.seed, "dropout", path).get_seed(),
+            pass: dropout.pass,
+            probability,
+        })
+    }
+}
+
+/// Inverted dropout at one site in one pass: each factor is 0 with probability p, else 1 / (1 - p).
+///
+/// Drawn on the host from a stream for each row, so that a run that is resumed, or runs on another backend or number of
+/// threads, draws the same masks, and a backward pass can draw them again.
+#[derive(Debug, Clone)]
+pub struct Mask {
+    seed: [u8; 32],
+    pass: u64,
+    probability: f64,
+}
+
+impl Mask {
+    /// Writes the factors of one row of the site's input.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let keep = (1.0 / (1.0 - self.probability)) as f32;
+        let threshold = (self.probability * f64::from(u32::MAX)) as u32;
+        let mut rng = ChaCha8Rng::from_seed(self.seed);
+        // 2^20 rows a pass are more than fit in memory.
+        rng.set_stream((self.pass << 20) | row as u64);
+        for v in out {
+            *v = if rng.random::<u32>() < threshold {
+                0.0
+            } else {
+                keep
+            };
+        }
+    }
+
+    /// All factors, (rows, columns).
+    pub fn tensor(&self, [rows, columns]: [usize; 2], device: &Device) -> Tensor<2> {
         let mut values = vec![0f32; rows * columns];
         values
             .par_chunks_mut(columns.max(1))
             .enumerate()
-            .for_each(|(row, out)| {
-                let mut rng = ChaCha8Rng::from_seed(base);
-                // 2^20 rows a pass are more than fit in memory.
-                rng.set_stream((dropout.pass << 20) | row as u64);
-                for v in out {
-                    *v = if rng.random::<u32>() < threshold {
-                        0.0
-                    } else {
-                        keep
-                    };
-                }
-            });
-        Tensor::from_data(TensorData::new(values, [rows, columns]), &self.device)
+            .for_each(|(row, out)| self.row(row, out));
+        Tensor::from_data(TensorData::new(values, [rows, columns]), device)
     }
 }
 

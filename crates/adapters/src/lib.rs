@@ -14,7 +14,7 @@ mod peft;
 mod sharing;
 mod site;
 
-pub use bank::{Bank, Dropout};
+pub use bank::{Bank, Dropout, Mask};
 pub use error::AdapterError;
 pub use layout::{AdapterConfig, Layout, Matrix, Scaling, Slot};
 pub use merge::{delta, merge, unmerge};

@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         bank: &bank,
         dropout: None,
     };
-    let hidden = llama.hidden(&Input::right_padded(&rows, 0), Some(adapter), None);
+    let hidden = llama.hidden(&Input::packed(&rows), Some(adapter), None);
     let logits = llama.logits(hidden).try_into_vec_as::<f32>()?;
 
     let info = PeftInfo {

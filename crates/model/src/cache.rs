@@ -1,76 +1,105 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use sharelora_kernels::attention::{Heads, Span};
 
-/// Keys and values of the tokens seen so far, in buffers of a fixed capacity that are written in place.
+use crate::ops::{Kernels, kernels};
+
+/// Keys and values of the tokens seen so far, in buffers of a fixed capacity that are written in place. Each row is a
+/// sequence of its own length.
 pub struct Cache {
-    /// For each layer keys and values, (B, Hkv, capacity, D); `None` before the first forward pass.
-    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    layers: Vec<Layer>,
     capacity: usize,
-    length: usize,
-    /// Left padding of each row of the first input.
-    pub(crate) left_padding: Vec<usize>,
+    rows: Vec<Row>,
+}
+
+/// Where a sequence is, and how many tokens of it are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub slot: usize,
+    pub length: usize,
+}
+
+/// Keys and values of one layer, (slots, capacity, Hkv D) each.
+enum Layer {
+    Empty,
+    Host(Vec<f32>, Vec<f32>),
+    Device(Option<Tensor<3>>, Option<Tensor<3>>),
+}
+
+/// One layer's buffers, for attention to write to and read from.
+pub(crate) enum Slots<'a> {
+    #[cfg_attr(not(feature = "flex"), allow(dead_code))]
+    Host(&'a mut [f32], &'a mut [f32], &'a [Row], usize),
+    Device(
+        &'a mut Option<Tensor<3>>,
+        &'a mut Option<Tensor<3>>,
+        &'a [Row],
+    ),
 }
 
 impl Cache {
-    /// `capacity`: the longest sequence, prompt and new tokens together.
-    pub fn new(layers: usize, capacity: usize) -> Self {
+    /// For `rows` sequences. `capacity`: tokens of the longest, prompt and new ones together.
+    pub fn new(layers: usize, rows: usize, capacity: usize) -> Self {
         Cache {
-            layers: (0..layers).map(|_| None).collect(),
+            layers: (0..layers).map(|_| Layer::Empty).collect(),
             capacity,
-            length: 0,
-            left_padding: Vec::new(),
+            rows: (0..rows).map(|slot| Row { slot, length: 0 }).collect(),
         }
     }
 
-    /// Number of tokens of each row that are stored.
-    pub fn len(&self) -> usize {
-        self.length
+    /// Number of tokens stored of each row.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.rows.iter().map(|r| r.length).collect()
     }
 
-    /// Nothing stored yet?
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
+    pub(crate) fn slots(&mut self, layer: usize, heads: Heads, device: &Device) -> Slots<'_> {
+        let shape = [self.rows.len(), self.capacity, heads.key * heads.size];
+        let entry = &mut self.layers[layer];
+        if matches!(entry, Layer::Empty) {
+            *entry = match kernels(device) {
+                #[cfg(feature = "flex")]
+                Kernels::Host => {
+                    let count = shape.iter().product();
+                    Layer::Host(vec![0.0; count], vec![0.0; count])
+                }
+                _ => {
+                    let empty = || Some(Tensor::zeros(shape, &device.clone().inner()));
+                    Layer::Device(empty(), empty())
+                }
+            };
+        }
+        match entry {
+            Layer::Host(k, v) => Slots::Host(k, v, &self.rows, self.capacity),
+            Layer::Device(k, v) => Slots::Device(k, v, &self.rows),
+            Layer::Empty => unreachable!("filled above"),
+        }
     }
 
-    /// Stores the keys and values of new tokens, (B, Hkv, T, D), and returns those of all tokens so far,
-    /// (B, Hkv, past + T, D).
-    pub(crate) fn append(
-        &mut self,
-        layer: usize,
-        k: Tensor<4>,
-        v: Tensor<4>,
-    ) -> (Tensor<4>, Tensor<4>) {
-        let [b, h, t, d] = k.dims();
-        let end = self.length + t;
-        let (mut keys, mut values) = self.layers[layer].take().unwrap_or_else(|| {
-            let empty = || Tensor::zeros([b, h, self.capacity, d], &k.device());
-            (empty(), empty())
-        });
-        let place = [0..b, 0..h, self.length..end, 0..d];
-        keys = keys.slice_assign(place.clone(), k);
-        values = values.slice_assign(place, v);
-        let seen = (
-            keys.clone().narrow(2, 0, end),
-            values.clone().narrow(2, 0, end),
-        );
-        self.layers[layer] = Some((keys, values));
-        seen
-    }
-
-    /// To be called once after all layers have appended the same number of tokens.
-    pub(crate) fn advance(&mut self, tokens: usize) {
-        self.length += tokens;
+    /// To be called once after all layers have stored the tokens of `spans`.
+    pub(crate) fn advance(&mut self, spans: &[Span]) {
+        for (row, span) in self.rows.iter_mut().zip(spans) {
+            row.length += span.len;
+        }
     }
 
     /// Keeps only these rows, in this order.
-    pub fn select(&mut self, rows: &[usize], device: &Device) {
-        let index: Vec<i64> = rows.iter().map(|&r| r as i64).collect();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows.len()]), device);
-        for (k, v) in self.layers.iter_mut().flatten() {
-            *k = k.clone().select(0, index.clone());
-            *v = v.clone().select(0, index.clone());
+    pub fn select(&mut self, rows: &[usize]) {
+        self.rows = rows.iter().map(|&r| self.rows[r]).collect();
+        let slots: Vec<i64> = self.rows.iter().map(|r| r.slot as i64).collect();
+        let mut moved = false;
+        for layer in &mut self.layers {
+            // Host buffers stay: a row knows its slot. A device's are made smaller, for it has less memory.
+            if let Layer::Device(Some(k), Some(v)) = layer {
+                let index = TensorData::new(slots.clone(), [slots.len()]);
+                let index = Tensor::<1, Int>::from_data(index, &k.device());
+                *k = k.clone().select(0, index.clone());
+                *v = v.clone().select(0, index);
+                moved = true;
+            }
         }
-        if !self.left_padding.is_empty() {
-            self.left_padding = rows.iter().map(|&r| self.left_padding[r]).collect();
+        if moved {
+            for (slot, row) in self.rows.iter_mut().enumerate() {
+                row.slot = slot;
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Batched generation, greedy or sampled, with a key-value cache.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::llama::{Adapter, Llama};
-use crate::loss::read;
+use crate::ops::read;
 use crate::{Cache, Input};
 
 /// How the next token is drawn.
@@ -23,8 +23,6 @@ pub struct GenerateOptions {
     pub max_new_tokens: usize,
     /// Tokens that end a row; they are not part of the answer.
     pub eos: Vec<u32>,
-    /// Fills rows on the left.
-    pub pad: u32,
     /// `None`: greedy.
     pub sampling: Option<Sampling>,
 }
@@ -47,15 +45,16 @@ pub fn generate(
     if prompts.iter().all(|p| p.is_empty()) || options.max_new_tokens == 0 {
         return answers;
     }
-    let first = Input::left_padded(prompts, options.pad);
-    let mut cache = Cache::new(
-        model.config.num_hidden_layers,
-        first.length + options.max_new_tokens,
-    );
-    cache.left_padding = first.left_padding.clone();
-    // The row of `prompts` that each row of the batch is.
-    let mut rows: Vec<usize> = (0..prompts.len()).collect();
-    let mut done: Vec<bool> = prompts.iter().map(|p| p.is_empty()).collect();
+    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
+    let capacity = longest + options.max_new_tokens;
+    // The row of `prompts` that each row of the batch is; an empty prompt has nothing to continue.
+    let mut rows: Vec<usize> = (0..prompts.len())
+        .filter(|&r| !prompts[r].is_empty())
+        .collect();
+    let mut cache = Cache::new(model.layers(), rows.len(), capacity);
+    let first: Vec<&[u32]> = rows.iter().map(|&r| prompts[r]).collect();
+    let mut input = Input::packed(&first);
+    let mut done = vec![false; prompts.len()];
     let mut streams: Vec<ChaCha8Rng> = (0..prompts.len())
         .map(|row| {
             let mut rng = ChaCha8Rng::seed_from_u64(options.sampling.map_or(0, |s| s.seed));
@@ -64,19 +63,19 @@ pub fn generate(
         })
         .collect();
 
-    let mut input = first;
     for step in 0..options.max_new_tokens {
-        let length = input.length;
-        let hidden = model.hidden(&input, adapter, Some(&mut cache)); // (B T, C)
-        let channels = hidden.dims()[1];
-        let last = hidden
-            .reshape([rows.len(), length, channels])
-            .narrow(1, length - 1, 1)
-            .reshape([rows.len(), channels]);
-        let logits = model.logits(last).without_autodiff(); // (B, V)
+        let hidden = model.hidden(&input, adapter, Some(&mut cache)); // (N, C)
+        let ends: Vec<i64> = input
+            .spans
+            .iter()
+            .map(|s| (s.start + s.len - 1) as i64)
+            .collect();
+        let ends = TensorData::new(ends, [rows.len()]);
+        let last = hidden.select(0, Tensor::<1, Int>::from_data(ends, model.device())); // (B, C)
         let next = match options.sampling {
-            None => greedy(logits),
+            None => model.most_likely(last),
             Some(sampling) => {
+                let logits = model.logits(last).without_autodiff(); // (B, V)
                 let width = logits.dims()[1];
                 let values = read(logits);
                 rows.iter()
@@ -103,35 +102,14 @@ pub fn generate(
         }
         let mut ids = next;
         if 4 * alive.len() <= 3 * rows.len() {
-            cache.select(&alive, model.device());
+            cache.select(&alive);
             ids = alive.iter().map(|&i| ids[i]).collect();
             rows = alive.iter().map(|&i| rows[i]).collect();
         }
-        input = Input {
-            ids,
-            batch: rows.len(),
-            length: 1,
-            left_padding: cache.left_padding.clone(),
-        };
+        let ids: Vec<&[u32]> = ids.chunks(1).collect();
+        input = Input::packed(&ids);
     }
     answers
-}
-
-fn greedy(logits: Tensor<2>) -> Vec<u32> {
-    let width = logits.dims()[1];
-    read(logits)
-        .chunks(width)
-        .map(|row| {
-            // The first of equal maxima, as PyTorch's argmax.
-            let best = row
-                .iter()
-                .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (i, &v)| {
-                    if v > best.1 { (i, v) } else { best }
-                });
-            best.0 as u32
-        })
-        .collect()
 }
 
 fn sample(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> u32 {

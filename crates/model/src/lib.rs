@@ -7,12 +7,15 @@ mod error;
 mod generate;
 mod input;
 pub mod llama;
-mod loss;
+pub mod ops;
+mod weight;
 pub mod weights;
 
 pub use cache::Cache;
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Sampling, generate};
 pub use input::Input;
-pub use llama::{Adapter, Llama, LlamaConfig, Storage};
-pub use loss::{Loss, cross_entropy, log_likelihoods};
+pub use llama::{Adapter, Llama, LlamaConfig};
+pub use ops::{Loss, cross_entropy, log_likelihoods};
+pub use weight::Weight;
+pub use weights::Storage;

@@ -12,7 +12,6 @@ fn greedy(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {
         max_new_tokens,
         eos: Vec::new(),
-        pad: 0,
         sampling: None,
     }
 }
@@ -42,7 +41,7 @@ fn one_by_one(
 fn plainly(model: &Llama, adapter: Option<Adapter<'_>>, prompt: &[u32], tokens: usize) -> Vec<u32> {
     let mut ids = prompt.to_vec();
     for _ in 0..tokens {
-        let input = sharelora_model::Input::right_padded(&[&ids], 0);
+        let input = sharelora_model::Input::packed(&[&ids]);
         let logits = common::values(&model.logits(model.hidden(&input, adapter, None)));
         let last = &logits[logits.len() - common::VOCABULARY..];
         let best = (0..last.len())
@@ -54,7 +53,7 @@ fn plainly(model: &Llama, adapter: Option<Adapter<'_>>, prompt: &[u32], tokens: 
 }
 
 #[test]
-fn padded_batches_give_what_each_prompt_gives_alone() {
+fn batches_give_what_each_prompt_gives_alone() {
     let model = build(config());
     let bank = bank(&model, "share_ab");
     let rows = prompts(&[3, 9, 1, 6, 9]);
@@ -72,19 +71,6 @@ fn padded_batches_give_what_each_prompt_gives_alone() {
             .collect();
         assert_eq!(run(&model, adapter, &rows, &greedy(16)), expected);
         assert_eq!(one_by_one(&model, adapter, &rows, &greedy(16)), expected);
-        // The token that fills rows carries no meaning.
-        assert_eq!(
-            run(
-                &model,
-                adapter,
-                &rows,
-                &GenerateOptions {
-                    pad: 9,
-                    ..greedy(16)
-                }
-            ),
-            expected
-        );
         answers.push(expected);
     }
     assert_ne!(answers[0], answers[1], "the adapter is not asked");

@@ -29,16 +29,14 @@ fn a_lora_adapter_saved_by_peft_gives_its_logits() {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let ids = file.tensor("input_ids").unwrap();
     let (batch, length) = (ids.shape()[0], ids.shape()[1]);
-    let input = Input {
-        ids: ids
-            .data()
-            .chunks_exact(8)
-            .map(|b| u32::from(b[0]) | u32::from(b[1]) << 8)
-            .collect(),
-        batch,
-        length,
-        left_padding: Vec::new(),
-    };
+    let tokens: Vec<u32> = ids
+        .data()
+        .chunks_exact(8)
+        .map(|b| u32::from(b[0]) | u32::from(b[1]) << 8)
+        .collect();
+    assert_eq!(tokens.len(), batch * length);
+    let rows: Vec<&[u32]> = tokens.chunks(length).collect();
+    let input = Input::packed(&rows);
     let expected: Vec<f32> = file
         .tensor("logits")
         .unwrap()
@@ -305,8 +303,8 @@ fn a_tied_head_is_the_embedding() {
         61 * 24
     );
     let embed = weight("model.embed_tokens.weight", [61, 24]);
-    assert_eq!(values(tied.head()), embed);
-    assert_eq!(values(untied.head()), weight("lm_head.weight", [61, 24]));
+    assert_eq!(tied.head().values(), embed);
+    assert_eq!(untied.head().values(), weight("lm_head.weight", [61, 24]));
     // Every weight is handed out once, under the names of the checkpoint.
     for model in [&mut tied, &mut untied] {
         let mut expected: Vec<String> = model
@@ -331,7 +329,7 @@ fn a_tied_head_is_the_embedding() {
         }
     }
     let doubled: Vec<f32> = embed.iter().map(|v| 2.0 * v).collect();
-    assert_eq!(values(tied.head()), doubled);
+    assert_eq!(tied.head().values(), doubled);
 }
 
 /// The sites of an adapter are the linear weights, with their shapes.
@@ -352,80 +350,80 @@ fn sites_are_the_linear_weights() {
     }
 }
 
-/// Prefill and decoding, in steps of several sizes, give the hidden states of one full pass; so does a row that
-/// is padded on the left, and one among others.
+/// Prefill and decoding, in steps of several sizes and on rows of different lengths, give the hidden states of one full
+/// pass; so does a row among others.
 #[test]
-fn the_cache_and_the_padding_change_nothing() {
+fn the_cache_and_the_batch_change_nothing() {
     let model = build(config());
     let bank = bank(&model, "share_a");
     let adapter = Some(Adapter {
         bank: &bank,
         dropout: None,
     });
-    let rows = prompts(&[11, 11, 11]);
-    let full =
-        values(&model.logits(model.hidden(&Input::right_padded(&slices(&rows), 0), adapter, None)));
-    let width = full.len() / 33;
-    let at = |row: usize, t: usize| &full[(row * 11 + t) * width..][..width];
+    let rows = prompts(&[11, 7, 9]);
+    let logits = |input: &Input, cache: Option<&mut Cache>| {
+        values(&model.logits(model.hidden(input, adapter, cache)))
+    };
+    let full = logits(&Input::packed(&slices(&rows)), None);
+    let width = full.len() / 27;
+    let starts = [0, 11, 18];
+    let at = |row: usize, t: usize| &full[(starts[row] + t) * width..][..width];
     // Each row for itself.
     for (i, row) in rows.iter().enumerate() {
-        let alone =
-            values(&model.logits(model.hidden(&Input::right_padded(&[row], 0), adapter, None)));
-        assert!(distance(&full[i * 11 * width..(i + 1) * 11 * width], &alone) < 1e-4);
+        let alone = logits(&Input::packed(&[row]), None);
+        let there = &full[starts[i] * width..][..row.len() * width];
+        assert!(distance(there, &alone) < 1e-4);
     }
-    for pads in [vec![], vec![0, 2, 4]] {
-        for steps in [vec![11], vec![5, 1, 1, 1, 3], vec![1; 11]] {
-            // With padding a row is cut at its end, so that all stay as long.
-            let longest = 11usize;
-            let padding = |row: usize| pads.get(row).copied().unwrap_or(0);
-            let mut cache = Cache::new(model.config.num_hidden_layers, longest);
-            let mut start = 0;
-            for n in &steps {
-                let mut ids = Vec::new();
-                for (i, row) in rows.iter().enumerate() {
-                    let padded = std::iter::repeat_n(0, padding(i)).chain(row.iter().copied());
-                    ids.extend(padded.skip(start).take(*n));
-                }
-                let input = Input {
-                    ids,
-                    batch: 3,
-                    length: *n,
-                    left_padding: pads.clone(),
-                };
-                let logits = values(&model.logits(model.hidden(&input, adapter, Some(&mut cache))));
-                assert!(logits.iter().all(|v| v.is_finite()));
-                for row in 0..3 {
-                    for t in 0..*n {
-                        let Some(place) = (start + t).checked_sub(padding(row)) else {
-                            continue;
-                        };
-                        let found = &logits[(row * n + t) * width..][..width];
-                        let error = distance(at(row, place), found);
-                        assert!(
-                            error < 1e-4,
-                            "row {row}, token {place}, steps {steps:?}: {error}"
-                        );
-                    }
-                }
-                start += n;
-                assert_eq!(cache.len(), start);
+    for steps in [vec![11], vec![5, 1, 1, 1, 3], vec![1; 11]] {
+        let mut cache = Cache::new(model.layers(), 3, 11);
+        // The row of `rows` that each row of the batch is, and how much of it has been read.
+        let mut batch = vec![0, 1, 2];
+        let mut read = 0;
+        for n in &steps {
+            let keep: Vec<usize> = (0..batch.len())
+                .filter(|&i| rows[batch[i]].len() > read)
+                .collect();
+            if keep.len() < batch.len() {
+                // In another order, too.
+                let keep: Vec<usize> = keep.into_iter().rev().collect();
+                cache.select(&keep);
+                batch = keep.iter().map(|&i| batch[i]).collect();
             }
+            let parts: Vec<&[u32]> = batch
+                .iter()
+                .map(|&r| &rows[r][read..rows[r].len().min(read + n)])
+                .collect();
+            let input = Input::packed(&parts);
+            let found = logits(&input, Some(&mut cache));
+            for (span, &row) in input.spans.iter().zip(&batch) {
+                for t in 0..span.len {
+                    let found = &found[(span.start + t) * width..][..width];
+                    let error = distance(at(row, read + t), found);
+                    assert!(error < 1e-4, "row {row}, token {}: {error}", read + t);
+                }
+            }
+            read += n;
+            let lengths: Vec<usize> = batch.iter().map(|&r| rows[r].len().min(read)).collect();
+            assert_eq!(cache.lengths(), lengths);
         }
     }
 }
 
-/// Right padding is hidden by the causal mask.
+/// Padding is hidden by the causal mask, and packing gives what padding gives: to rounding of the last place.
 #[test]
-fn right_padding_is_not_seen() {
+fn padding_is_not_seen() {
     let model = build(config());
     let rows = prompts(&[9, 4]);
-    let hidden =
-        |rows: &[&[u32]], pad| values(&model.hidden(&Input::right_padded(rows, pad), None, None));
-    let (batch, other) = (hidden(&slices(&rows), 0), hidden(&slices(&rows), 5));
-    let alone = hidden(&[&rows[1]], 0);
-    let short = 9 * 24..(9 + 4) * 24;
-    assert!(distance(&alone, &batch[short.clone()]) < 1e-4);
-    assert_eq!(batch[short.clone()], other[short]);
+    let hidden = |input: &Input| values(&model.hidden(input, None, None));
+    let packed = hidden(&Input::packed(&slices(&rows)));
+    let (padded, other) = (
+        hidden(&Input::padded(&slices(&rows), 0)),
+        hidden(&Input::padded(&slices(&rows), 5)),
+    );
+    let real = ..(9 + 4) * 24;
+    assert_eq!(padded.len(), 2 * 9 * 24);
+    assert!(distance(&packed, &padded[real]) < 1e-5);
+    assert_eq!(padded[real], other[real]);
 }
 
 /// A base kept in bf16 computes what an f32 base with the rounded weights computes, to the last bit: the weights
@@ -445,7 +443,7 @@ fn bf16_storage_rounds_the_weights_and_nothing_else() {
         })
         .unwrap()
     };
-    let input = Input::left_padded(&slices(&prompts(&[7, 4])), 0);
+    let input = Input::packed(&slices(&prompts(&[7, 4])));
     let logits = |model: &Llama| {
         let bank = bank(model, "share_b");
         let adapter = Adapter {
@@ -453,7 +451,7 @@ fn bf16_storage_rounds_the_weights_and_nothing_else() {
             dropout: None,
         };
         let hidden = model.hidden(&input, Some(adapter), None);
-        let targets = vec![5; 14];
+        let targets = vec![5; 11];
         let loss = cross_entropy(&hidden, model.head(), &targets, None).sum;
         (values(&model.logits(hidden)), loss)
     };

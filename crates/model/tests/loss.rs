@@ -6,7 +6,8 @@ mod common;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use common::{distance, random, tensor, values};
 use proptest::prelude::*;
-use sharelora_model::{cross_entropy, log_likelihoods};
+use sharelora_kernels::matrix::Matrix;
+use sharelora_model::{Weight, cross_entropy, log_likelihoods};
 
 struct Case {
     hidden: Vec<f32>,
@@ -41,6 +42,12 @@ impl Case {
 
     fn head(&self) -> Tensor<2> {
         tensor(self.head.clone(), [self.v, self.c])
+    }
+
+    /// The head as a frozen base has it on this backend, and as a tensor.
+    fn frozen(&self) -> [Weight; 2] {
+        let matrix = Matrix::from_f32(self.v, self.c, self.head.clone());
+        [Weight::Host(matrix), Weight::Tensor(self.head())]
     }
 
     /// The sum, and its gradients with respect to `hidden` and `head`: `(softmax(h W^T) - onehot) W` and
@@ -109,24 +116,27 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     let (composed_sum, composed) = case.composed();
 
     // A frozen head.
-    let hidden = case.hidden();
-    let loss = cross_entropy(&hidden, &case.head(), &case.targets, Some(weight));
-    prop_assert_eq!(loss.count, case.n);
-    prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
-    prop_assert!(
-        close(loss.sum, composed_sum),
-        "{} {}",
-        loss.sum,
-        composed_sum
-    );
-    let grads = loss.surrogate.unwrap().backward();
-    let found = values(&hidden.grad(&grads).unwrap());
-    prop_assert!(distance(&times(&composed, weight), &found) < 1e-5);
-    prop_assert!(distance(&times(&to_hidden, weight), &found) < 1e-5);
+    for head in case.frozen() {
+        let hidden = case.hidden();
+        let loss = cross_entropy(&hidden, &head, &case.targets, Some(weight));
+        prop_assert_eq!(loss.count, case.n);
+        prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
+        prop_assert!(
+            close(loss.sum, composed_sum),
+            "{} {}",
+            loss.sum,
+            composed_sum
+        );
+        let grads = loss.surrogate.unwrap().backward();
+        let found = values(&hidden.grad(&grads).unwrap());
+        prop_assert!(distance(&times(&composed, weight), &found) < 1e-5);
+        prop_assert!(distance(&times(&to_hidden, weight), &found) < 1e-5);
+    }
 
     // A head that is trained too, on the same values.
     let (hidden, head) = (case.hidden(), case.head().autodiff().require_grad());
-    let loss = cross_entropy(&hidden, &head, &case.targets, Some(weight));
+    let trained = Weight::Tensor(head.clone());
+    let loss = cross_entropy(&hidden, &trained, &case.targets, Some(weight));
     prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
     let grads = loss.surrogate.unwrap().backward();
     prop_assert!(
@@ -143,7 +153,8 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     );
 
     // Evaluation.
-    for head in [case.head(), head] {
+    let [host, tensor] = case.frozen();
+    for head in [host, tensor, trained] {
         let loss = cross_entropy(&case.hidden(), &head, &case.targets, None);
         prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
         prop_assert!(loss.surrogate.is_none());
@@ -166,10 +177,10 @@ proptest! {
     }
 }
 
-/// 128 rows are computed at a time: counts at the boundary, and beyond two chunks.
+/// Rows are computed some at a time: counts at the boundaries of the chunks.
 #[test]
 fn chunks_do_not_show() {
-    for n in [127, 128, 129, 256, 300] {
+    for n in [63, 64, 65, 127, 128, 129, 256, 300] {
         check(&Case::new(n, 7, 30, n as u64), 0.5).unwrap();
     }
 }
@@ -193,7 +204,10 @@ fn large_logits_stay_finite() {
 #[test]
 fn likelihoods_of_tokens_sum_to_the_loss() {
     let case = Case::new(150, 6, 25, 4);
-    let list = log_likelihoods(&case.hidden(), &case.head(), &case.targets);
+    let [head, tensor] = case.frozen();
+    let list = log_likelihoods(&case.hidden(), &head, &case.targets);
+    let same = log_likelihoods(&case.hidden(), &tensor, &case.targets);
+    assert!(list.iter().zip(&same).all(|(a, b)| (a - b).abs() < 1e-5));
     assert_eq!(list.len(), 150);
     assert!(close(-list.iter().sum::<f64>(), case.reference().0));
     // Row by row: each as a case of its own.
@@ -213,8 +227,8 @@ fn likelihoods_of_tokens_sum_to_the_loss() {
 fn no_labels_are_no_loss() {
     let case = Case::new(0, 4, 5, 1);
     let hidden = tensor(Vec::new(), [0, 4]);
-    for weight in [None, Some(1.0)] {
-        let loss = cross_entropy(&hidden, &case.head(), &[], weight);
+    for (head, weight) in case.frozen().iter().zip([None, Some(1.0)]) {
+        let loss = cross_entropy(&hidden, head, &[], weight);
         assert_eq!((loss.sum, loss.count), (0.0, 0));
         assert!(loss.surrogate.is_none());
     }

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use serde_json::json;
+use sharelora_kernels::matrix::Format;
 use sharelora_model::weights::{
-    Checkpoint, MetadataValue, TensorDtype, WeightsError, gguf_llama_config, write_safetensors,
+    Checkpoint, MetadataValue, Storage, TensorDtype, WeightsError, gguf_llama_config,
+    write_safetensors,
 };
 
 fn fixture(name: &str) -> PathBuf {
@@ -137,6 +140,151 @@ fn gguf_metadata_is_typed() {
         .filter_map(MetadataValue::as_str)
         .collect();
     assert_eq!(strings, ["a", "b"]);
+}
+
+const STORAGES: [Storage; 4] = [Storage::F32, Storage::Bf16, Storage::F16, Storage::Stored];
+
+/// A value as this storage keeps it, of a file whose values are exact in f32.
+fn kept(value: f32, storage: Storage) -> f32 {
+    match storage {
+        Storage::F32 | Storage::Stored => value,
+        Storage::Bf16 => bf16::from_f32(value).to_f32(),
+        Storage::F16 => f16::from_f32(value).to_f32(),
+    }
+}
+
+// What is stored as it is asked for stays in the file, which outlives its checkpoint and its name; all else is converted.
+#[test]
+fn matrices_lie_in_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let values: Vec<f32> = (0..300).map(|i| (i as f32 - 150.0) / 7.0).collect();
+    for (dtype, own, format) in [
+        (TensorDtype::F32, Storage::F32, Format::F32),
+        (TensorDtype::BF16, Storage::Bf16, Format::Bf16),
+        (TensorDtype::F16, Storage::F16, Format::F16),
+    ] {
+        let tensors = [("w", vec![20, 15], &values), ("v", vec![300], &values)];
+        write_safetensors(&path, &tensors, dtype, &no_metadata()).unwrap();
+        let checkpoint = Checkpoint::open(std::slice::from_ref(&path)).unwrap();
+        let read = checkpoint.read_f32("w").unwrap();
+        let matrices = STORAGES.map(|storage| {
+            let matrix = |name| checkpoint.matrix(name, storage).unwrap();
+            (storage, matrix("w"), matrix("v"))
+        });
+        drop(checkpoint);
+        fs::remove_file(&path).unwrap();
+        for (storage, w, v) in matrices {
+            let in_place = storage == own || storage == Storage::Stored;
+            assert_eq!((w.rows(), w.columns()), (20, 15));
+            assert_eq!((v.rows(), v.columns()), (1, 300));
+            for matrix in [w, v] {
+                assert_eq!(matrix.is_mapped(), in_place, "{dtype} as {storage:?}");
+                assert_eq!(matrix.memory() == 0, in_place, "{dtype} as {storage:?}");
+                assert_eq!(matrix.format() == format, in_place);
+                let expected: Vec<f32> = read.iter().map(|&v| kept(v, storage)).collect();
+                assert_eq!(bits(&matrix.values()), bits(&expected));
+            }
+        }
+    }
+}
+
+// Every type with q's rows in ggml's order: blocks stay in place and are read in Hugging Face's order, to the last bit.
+#[test]
+fn rotary_rows_of_every_type_are_read_in_order() {
+    use part::{count, entry, head, info, string};
+
+    let (types, expected) = (open("types.gguf"), open("types.safetensors"));
+    for (name, kind, format) in [
+        ("F32", 0, Some(Format::F32)),
+        ("F16", 1, Some(Format::F16)),
+        ("BF16", 30, Some(Format::Bf16)),
+        ("Q8_0", 8, Some(Format::Q8_0)),
+        ("Q4_1", 3, Some(Format::Q4_1)),
+        ("Q4_0", 2, None),
+        ("Q5_0", 6, None),
+        ("Q5_1", 7, None),
+        ("Q4_K", 12, None),
+        ("Q5_K", 13, None),
+        ("Q6_K", 14, None),
+    ] {
+        // The fixture's 1024 values as one head of four rows.
+        let parts = [
+            head(1, 2),
+            entry("general.architecture", 8, &string("llama")),
+            count("llama.attention.head_count", 1),
+            info("blk.0.attn_q.weight", &[256, 4], kind, 0),
+        ];
+        let raw = types.read_raw(name).unwrap();
+        let mut bytes = part::file(&parts, 0);
+        bytes.extend(raw);
+        let gguf = Checkpoint::from_bytes(Path::new("q.gguf"), bytes).unwrap();
+        let q = "model.layers.0.self_attn.q_proj.weight";
+        assert_eq!(gguf.read_raw(q).unwrap(), raw);
+
+        let rows = expected.read_f32(name).unwrap();
+        let rows: Vec<f32> = [0, 2, 1, 3]
+            .iter()
+            .flat_map(|&row| rows[row * 256..][..256].to_vec())
+            .collect();
+        assert_eq!(bits(&gguf.read_f32(q).unwrap()), bits(&rows), "{name}");
+        for storage in STORAGES {
+            let matrix = gguf.matrix(q, storage).unwrap();
+            let expected: Vec<f32> = rows.iter().map(|&v| kept(v, storage)).collect();
+            assert_eq!(
+                bits(&matrix.values()),
+                bits(&expected),
+                "{name} {storage:?}"
+            );
+            let asked = match storage {
+                Storage::F32 => Format::F32,
+                Storage::Bf16 => Format::Bf16,
+                Storage::F16 => Format::F16,
+                Storage::Stored => format.unwrap_or(Format::F32),
+            };
+            assert_eq!(matrix.format(), asked, "{name} {storage:?}");
+            assert_eq!(
+                matrix.is_mapped(),
+                format == Some(asked),
+                "{name} {storage:?}"
+            );
+        }
+    }
+}
+
+// A matrix of a whole model is the tensor that `read_f32` reads, biases in rotary order and vectors included.
+#[test]
+fn matrices_of_a_llama_gguf_are_its_tensors() {
+    let gguf = open("llama.gguf");
+    for name in gguf.names() {
+        let read = gguf.read_f32(name).unwrap();
+        for storage in [Storage::F32, Storage::Stored] {
+            let matrix = gguf.matrix(name, storage).unwrap();
+            let shape = gguf.shape(name).unwrap();
+            let rows = if shape.len() == 1 { 1 } else { shape[0] };
+            assert_eq!([matrix.rows(), matrix.columns()], [rows, read.len() / rows]);
+            assert_eq!(bits(&matrix.values()), bits(&read), "{name} {storage:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_matrix_is_named() {
+    let header = r#"{"cube":{"dtype":"F32","shape":[1,2,1],"data_offsets":[0,8]},"one":{"dtype":"F32","shape":[],"data_offsets":[8,12]},"none":{"dtype":"F32","shape":[0,4],"data_offsets":[12,12]},"ids":{"dtype":"U8","shape":[2,2],"data_offsets":[12,16]}}"#;
+    let bytes = safetensors_bytes(header, 16);
+    let checkpoint = Checkpoint::from_bytes(Path::new("m.safetensors"), bytes).unwrap();
+    for storage in STORAGES {
+        for (name, part) in [
+            ("cube", "[1, 2, 1]"),
+            ("one", "[]"),
+            ("none", "[0, 4]"),
+            ("ids", "U8"),
+            ("cub", "nearest name: `cube`"),
+        ] {
+            let message = checkpoint.matrix(name, storage).unwrap_err().to_string();
+            says(&message, &["m.safetensors", &format!("`{name}`"), part]);
+        }
+    }
 }
 
 // Version 2 differs from 3 in nothing that a little-endian file shows.
@@ -297,6 +445,14 @@ fn lying_gguf_headers_name_the_culprit() {
         (
             file(&[head(1, 0), info("w", &[16, 2], 2, 0)], 64),
             vec!["`w`", "whole blocks of 32 (Q4_0)"],
+        ),
+        (
+            file(&[head(1, 0), info("w", &[48, 2], 3, 0)], 60),
+            vec!["`w`", "whole blocks of 32 (Q4_1)"],
+        ),
+        (
+            file(&[head(1, 0), info("w", &[16, 2], 8, 0)], 34),
+            vec!["`w`", "whole blocks of 32 (Q8_0)"],
         ),
         (
             file(&[head(1, 0), info("w", &[8], 0, 32)], 32),
@@ -514,6 +670,8 @@ fn half_types_round_and_need_no_alignment() {
             bits(&expected),
             "{dtype}"
         );
+        let matrix = odd.matrix("w", Storage::Stored).unwrap();
+        assert_eq!(bits(&matrix.values()), bits(&expected), "{dtype}");
     }
 }
 
@@ -636,9 +794,7 @@ fn shards_are_one_model() {
         let checkpoint = Checkpoint::open(&paths).unwrap();
         assert!(checkpoint.names().eq(["a", "b"]));
         assert_eq!(checkpoint.read_f32("a").unwrap(), [1.0, 2.0]);
-        let mut buffer = vec![7.0; 5];
-        checkpoint.read_f32_into("b", &mut buffer).unwrap();
-        assert_eq!(buffer, [3.0]);
+        assert_eq!(checkpoint.read_f32("b").unwrap(), [3.0]);
         assert_eq!((checkpoint.parameters(), checkpoint.bytes()), (3, 10));
     }
 }
@@ -797,4 +953,22 @@ fn smollm2_gguf() {
         assert_eq!(&config[key], value, "{key}");
     }
     assert_eq!(config["head_dim"], 64);
+
+    // The quantised model takes no memory of its own, and reads as its f32 copy does.
+    for name in gguf.names() {
+        let matrix = gguf.matrix(name, Storage::Stored).unwrap();
+        assert_eq!((matrix.memory(), matrix.is_mapped()), (0, true), "{name}");
+    }
+    for projection in ["q_proj", "k_proj", "v_proj"] {
+        let name = format!("model.layers.7.self_attn.{projection}.weight");
+        let read = bits(&gguf.read_f32(&name).unwrap());
+        let (copy, stored) = (Storage::F32, Storage::Stored);
+        let [copy, stored] = [copy, stored].map(|s| gguf.matrix(&name, s).unwrap());
+        assert_eq!(stored.format(), Format::Q4_1);
+        let (mut rows, mut scratch) = (Vec::new(), Vec::new());
+        for row in (0..stored.rows()).step_by(64) {
+            rows.extend_from_slice(stored.tile(row..row + 64, &mut scratch));
+        }
+        assert_eq!((bits(&rows), bits(&copy.values())), (read.clone(), read));
+    }
 }

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use sharelora_model::weights::{Checkpoint, TensorDtype, gguf_llama_config, write_safetensors};
+use sharelora_model::weights::{
+    Checkpoint, Storage, TensorDtype, gguf_llama_config, write_safetensors,
+};
 
 const FIXTURES: [&str; 4] = [
     "types.gguf",
@@ -41,6 +43,14 @@ fn read_all(bytes: Vec<u8>) -> bool {
             values.map(|values| values.len()).ok(),
             readable.then_some(elements)
         );
+        for storage in [Storage::Bf16, Storage::Stored] {
+            let matrix = checkpoint.matrix(name, storage);
+            let axes = checkpoint.shape(name).unwrap().len();
+            assert_eq!(
+                matrix.map(|matrix| matrix.rows() * matrix.columns()).ok(),
+                (readable && elements > 0 && matches!(axes, 1 | 2)).then_some(elements)
+            );
+        }
     }
     let _ = gguf_llama_config(&checkpoint);
     true

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use burn::tensor::Device;
@@ -13,10 +14,44 @@ use sharelora_tasks::Encoder;
 
 use crate::experiment::{Dtype, ModelSpec};
 
-/// A model and its tokenizer.
+/// A model and its tokenizer. A clone shares both.
+#[derive(Clone)]
 pub struct Base {
     pub model: Llama,
-    pub encoder: Encoder,
+    pub encoder: Arc<Encoder>,
+}
+
+/// The bases of a sweep: each is read once, and one in memory serves all runs on it, on any number of threads.
+#[derive(Default)]
+pub struct Bases(Mutex<Option<(Key, Base)>>);
+
+/// What decides a base.
+type Key = (ModelSpec, Dtype, Device);
+
+impl Bases {
+    /// As [`load`], unless the base that was asked for last is the one. Only that one is kept.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn get(
+        &self,
+        spec: &ModelSpec,
+        dtype: Dtype,
+        hub: &Hub,
+        device: &Device,
+        progress: Progress,
+    ) -> Result<Base> {
+        let key = (spec.clone(), dtype, device.clone());
+        // A run that panicked while it loaded has left nothing half-made in here.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, base)) = last.as_ref().filter(|(k, _)| *k == key) {
+            return Ok(base.clone());
+        }
+        *last = None;
+        let base = load(spec, dtype, hub, device, progress)?;
+        *last = Some((key, base.clone()));
+        Ok(base)
+    }
 }
 
 /// The files that a safetensors index names; none for any other source, or while the index is not here.
@@ -134,7 +169,12 @@ pub fn load(
     let storage = match dtype {
         Dtype::F32 => Storage::F32,
         Dtype::Bf16 => Storage::Bf16,
+        Dtype::F16 => Storage::F16,
+        Dtype::Stored => Storage::Stored,
     };
     let model = Llama::load(config, &checkpoint, storage, device).with_context(names)?;
-    Ok(Base { model, encoder })
+    Ok(Base {
+        model,
+        encoder: Arc::new(encoder),
+    })
 }

@@ -11,6 +11,8 @@ pub const BACKENDS: &[&str] = &[
     "libtorch",
     #[cfg(feature = "libtorch")]
     "libtorch-cuda",
+    #[cfg(feature = "cuda")]
+    "cuda",
 ];
 
 /// The device that a backend's name stands for, without autodiff.
@@ -29,18 +31,11 @@ pub fn device(backend: &str) -> Result<Device> {
         "libtorch" => Ok(Device::libtorch()),
         #[cfg(feature = "libtorch")]
         "libtorch-cuda" => Ok(Device::libtorch_cuda(0)),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(0)),
         other => bail!(
-            "backend `{other}` is not in this build: it has {} (libtorch needs `--features libtorch`)",
+            "backend `{other}` is not in this build: it has {} (libtorch needs `just build-libtorch`, cuda `--features cuda`)",
             BACKENDS.join(", ")
         ),
     }
-}
-
-/// Into how many parts a micro-batch is split, each on a thread of its own.
-///
-/// The pure-Rust backend runs its matrix products on all cores but everything between them on one, so two
-/// parts keep two cores busy. A constant, not the number of cores: it decides the order of sums, and results
-/// must not depend on the machine.
-pub fn parts(backend: &str) -> usize {
-    if backend == "flex" { 2 } else { 1 }
 }

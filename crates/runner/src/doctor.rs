@@ -1,6 +1,6 @@
 //! `doctor`: this machine, the caches, and which experiments can run now without the network.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -46,6 +46,9 @@ pub fn doctor(context: &Context) -> Result<u8> {
     );
 
     let hub = &context.hub;
+    for (key, value) in libtorch(&hub.cache) {
+        say(key, value);
+    }
     say("python", answer(&hub.python, &["--version"]).unwrap_or_else(|| {
         format!("`{}` cannot be run: wheels (pypi: sources) cannot be fetched; install Python 3 or set SHARELORA_PYTHON", hub.python)
     }));
@@ -132,6 +135,79 @@ pub fn doctor(context: &Context) -> Result<u8> {
     }
     commands::print(&lines.join("\n"))?;
     Ok(0)
+}
+
+/// libtorch: where it is, whether this build has it, and whether it computes.
+fn libtorch(cache: &Path) -> Vec<(&'static str, String)> {
+    let named = std::env::var_os("LIBTORCH").map(PathBuf::from);
+    let folder = libtorch_folder(named, cache);
+    let place = match &folder {
+        Some((path, version)) => format!("{version} in {}", path.display()),
+        None => "no folder found".into(),
+    };
+    #[cfg(feature = "libtorch")]
+    {
+        use tch::{Cuda, Device};
+        let devices = Cuda::device_count();
+        let cuda = match devices {
+            0 if Cuda::is_available() => "no device".into(),
+            0 => "no device found, or libtorch is the CPU's part alone; next: just setup-libtorch cuda".into(),
+            n => (0..n as usize)
+                .map(|i| format!("device {i}: {}", product(Device::Cuda(i))))
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let cpu = product(Device::Cpu);
+        vec![
+            ("libtorch", format!("in this build, CPU: {cpu}; {place}")),
+            ("libtorch-cuda", cuda),
+        ]
+    }
+    #[cfg(not(feature = "libtorch"))]
+    {
+        let kind = match &folder {
+            Some((path, _)) if path.join("lib/libtorch_cuda.so").is_file() => " cuda",
+            _ => "",
+        };
+        let next = match folder {
+            Some(_) => format!("just build-libtorch{kind}"),
+            None => "just setup-libtorch, then just build-libtorch".into(),
+        };
+        vec![(
+            "libtorch",
+            format!("not in this build; {place}; next: {next}"),
+        )]
+    }
+}
+
+/// The folder of libtorch and its version: the one that `LIBTORCH` names, else one that `just setup-libtorch` made.
+fn libtorch_folder(named: Option<PathBuf>, cache: &Path) -> Option<(PathBuf, String)> {
+    let own = ["libtorch-2.9.0-cuda", "libtorch-2.9.0"].map(|name| cache.join(name).join("torch"));
+    let mut places = named.into_iter().chain(own);
+    places.find_map(|path| {
+        let version = std::fs::read_to_string(path.join("build-version")).ok()?;
+        Some((path, version.trim().to_owned()))
+    })
+}
+
+/// Whether a product of two small matrices on a device is right, in words.
+#[cfg(feature = "libtorch")]
+fn product(device: tch::Device) -> String {
+    let compute = || -> Result<Vec<f64>, tch::TchError> {
+        let x = tch::Tensor::f_from_slice(&[1f32, 2.0, 3.0, 4.0])?;
+        let x = x.f_to_device(device)?.f_reshape([2, 2])?;
+        let y = x.f_mm(&x)?.f_to_device(tch::Device::Cpu)?.f_reshape([4])?;
+        Vec::try_from(y.f_to_kind(tch::Kind::Double)?)
+    };
+    match compute() {
+        Ok(y) if y == [7.0, 10.0, 15.0, 22.0] => "works".into(),
+        Ok(y) => format!("computes wrongly, {y:?} for a product of [7, 10, 15, 22]"),
+        // The rest is advice to C++ programmers and a trace of their calls.
+        Err(e) => format!(
+            "fails: {}",
+            e.to_string().split(['\n', '.']).next().unwrap_or_default()
+        ),
+    }
 }
 
 /// Whether an experiment can run offline, or what to do about it.
@@ -232,4 +308,28 @@ fn size(dir: &Path) -> u64 {
             })
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the set-up script makes is found, and `LIBTORCH` goes before it.
+    #[test]
+    fn libtorch_is_looked_for_where_it_is_made() {
+        let cache = tempfile::tempdir().unwrap();
+        assert_eq!(libtorch_folder(None, cache.path()), None);
+        let make = |name: &str, version: &str| {
+            let folder = cache.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("build-version"), version).unwrap();
+            folder
+        };
+        let own = make("libtorch-2.9.0/torch", "2.9.0\n");
+        let found = libtorch_folder(Some(cache.path().join("absent")), cache.path());
+        assert_eq!(found, Some((own, "2.9.0".into())));
+        let other = make("other", "2.9.0+cu128\n");
+        let found = libtorch_folder(Some(other.clone()), cache.path());
+        assert_eq!(found, Some((other, "2.9.0+cu128".into())));
+    }
 }

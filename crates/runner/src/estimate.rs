@@ -2,8 +2,12 @@
 
 use serde::Serialize;
 use sharelora_adapters::{AdapterError, Layout, Method};
+use sharelora_hub::Hub;
 use sharelora_model::llama::LlamaConfig;
 
+use crate::base;
+use crate::batch::Fill;
+use crate::experiment::{Dtype, ModelSpec};
 use crate::plan::ResolvedRun;
 
 /// Numbers of one run. Counts are exact; memory is an estimate of the largest moment of training.
@@ -18,20 +22,28 @@ pub struct Estimate {
 
 /// Bytes, by what holds them.
 ///
-/// With `B` rows of `S` tokens (`S = max_source + max_target`, so a bound: real rows are shorter), hidden width
-/// `h`, feed-forward width `f`, `q` and `k` the widths of all query and all key heads, `H` heads, `L` layers,
-/// vocabulary `V`, rank `r`, `T` trainable and `P` base parameters:
+/// With `N` tokens of a micro-batch (`batch_tokens`, or `batch_size` rows of `S = max_source + max_target`: a bound
+/// either way, since real rows are shorter; what `padded` adds to a token budget is not counted), hidden width `h`,
+/// feed-forward width `f`, `q` and `k` the widths of all query and all key heads, `H` heads, `L` layers, vocabulary
+/// `V`, rank `r`, `t` adapted projections of a layer, `T` trainable and `P` base parameters:
 ///
-/// - `base`: `P` x bytes of the base's dtype (f32 when every weight is trained)
+/// - `base`: `4 P` in f32, `2 P` in bf16 and f16; stored as in its files, the size of these, or `2 P` while they are
+///   not on this machine
 /// - `adapter`: `4 T`, 0 where the base itself is trained
 /// - `gradients`: `4 T`
 /// - `optimizer`: `8 T`, AdamW's two moments in f32
-/// - `activations`: `4 B S L (4 h + 2 q + 3 k + 4 f + H S + r t)`: what the backward pass of a layer keeps in
-///   f32 without recomputation. Residual stream and norms (4 h), queries before and after rotation (2 q), keys
-///   likewise and values (3 k), gate, up, silu and product (4 f), attention probabilities (H S), and the rank-wide
-///   inner results of the `t` adapted projections.
-/// - `logits`: `12 min(B S, 256) V`: logits, exponentials and a temporary of at most 128 rows in each of two parts,
-///   f32; `12 B S V` where the head is trained too. The untouched base keeps no activations.
+/// - `activations`: `4 N L a`, or with gradient checkpointing `4 N (L h + a)`: what the backward pass keeps in f32, all
+///   of one layer or each layer's input and all of one. The untouched base keeps none. Of a layer beside an adapter
+///
+///   `a = 2 h + [qkv] h + [gate, up] h + (q + 2 k) + q + H + 2 f + [down] f + r t`:
+///
+///   the inputs of both norms (2 h); their outputs, each only where an adapted projection reads it; queries, keys and
+///   values as attention reads them (q + 2 k), its output (q) and its log-sum-exp (H); gate and up (2 f) and their
+///   product where `down_proj` is adapted (f); the rank-wide inner results (r t). Where the base itself is trained,
+///   through plain autodiff, `a = 4 h + 2 q + 3 k + 4 f + H S`: norms and residual stream, everything before and after
+///   rotation, gate, up, silu and product, and the attention probabilities.
+/// - `logits`: 0, since they are computed by tiles that are gone before the next; `12 N V` where the head is trained
+///   too: logits, exponentials and a temporary.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Memory {
     pub base: u64,
@@ -45,15 +57,51 @@ pub struct Memory {
 impl Memory {
     /// Sum of the parts.
     pub fn total(&self) -> u64 {
-        self.base + self.adapter + self.gradients + self.optimizer + self.activations + self.logits
+        self.parts()
+            .iter()
+            .fold(0, |sum: u64, (_, part)| sum.saturating_add(*part))
+    }
+
+    /// The parts by name.
+    pub fn parts(&self) -> [(&'static str, u64); 6] {
+        [
+            ("base", self.base),
+            ("adapter", self.adapter),
+            ("gradients", self.gradients),
+            ("AdamW", self.optimizer),
+            ("activations", self.activations),
+            ("logits", self.logits),
+        ]
     }
 }
 
-/// Estimates `run` on a model of this configuration.
+/// Size of a model's weight files in bytes; `None` unless all of them are on this machine.
+pub fn weight_bytes(model: &ModelSpec, hub: &Hub) -> Option<u64> {
+    let mut bytes = 0;
+    for source in &model.weights {
+        let shards = base::shards(hub, source).ok()?;
+        let files = if shards.is_empty() {
+            std::slice::from_ref(source)
+        } else {
+            &shards
+        };
+        for file in files {
+            let (path, _) = hub.locate(file)?;
+            bytes += std::fs::metadata(path).ok()?.len();
+        }
+    }
+    Some(bytes)
+}
+
+/// Estimates `run` on a model of this configuration; `weight_bytes` as [`weight_bytes`] has it.
 ///
 /// # Errors
 /// An adapter that does not fit the model: an unknown target, or a sharing that joins different widths.
-pub fn estimate(run: &ResolvedRun, config: &LlamaConfig) -> Result<Estimate, AdapterError> {
+pub fn estimate(
+    run: &ResolvedRun,
+    config: &LlamaConfig,
+    weight_bytes: Option<u64>,
+) -> Result<Estimate, AdapterError> {
     let base_parameters = config.parameters();
     let layout = match (&run.method, &run.adapter) {
         (Method::Adapter { sharing, .. }, Some(adapter)) => {
@@ -69,25 +117,34 @@ pub fn estimate(run: &ResolvedRun, config: &LlamaConfig) -> Result<Estimate, Ada
     let adapter_bytes = layout.as_ref().map_or(0, Layout::adapter_bytes);
     let full = run.method == Method::Full;
 
-    let wide = |n: usize| n as u64;
+    let base = match run.model.dtype {
+        Dtype::F32 => 4 * base_parameters,
+        Dtype::Bf16 | Dtype::F16 => 2 * base_parameters,
+        Dtype::Stored => weight_bytes.unwrap_or(2 * base_parameters),
+    };
     let (activations, logits) = match &run.train {
         Some(train) => {
-            let sequence = wide(train.max_length());
-            let tokens = wide(train.batch_size) * sequence;
-            let (h, f) = (wide(config.hidden_size), wide(config.intermediate_size));
-            let heads = wide(config.num_attention_heads);
-            let (q, k) = (
-                heads * wide(config.head_dim()),
-                wide(config.kv_heads() * config.head_dim()),
-            );
+            let tokens = match train.fill() {
+                Fill::Examples(size) => wide(size) * wide(train.max_length()),
+                Fill::Tokens(budget) => wide(budget),
+            };
             let layers = wide(config.num_hidden_layers).max(1);
-            let (rank, sites) = layout
-                .as_ref()
-                .map_or((0, 0), |l| (wide(l.config.rank), wide(l.sites.len())));
-            let layer = 4 * h + 2 * q + 3 * k + 4 * f + heads * sequence;
-            let kept = tokens * (layers * layer + rank * sites);
-            let rows = if full { tokens } else { tokens.min(256) };
-            (4 * kept, 12 * rows * wide(config.vocab_size))
+            let hidden = wide(config.hidden_size);
+            let layer = match &layout {
+                Some(layout) => beside_adapter(config, layout),
+                None => trained(config, train.max_length()),
+            };
+            let kept = if train.gradient_checkpointing {
+                layers * hidden + layer
+            } else {
+                layers * layer
+            };
+            let logits = if full {
+                12 * tokens * wide(config.vocab_size)
+            } else {
+                0
+            };
+            (narrow(4 * tokens * kept), narrow(logits))
         }
         None => (0, 0),
     };
@@ -96,7 +153,7 @@ pub fn estimate(run: &ResolvedRun, config: &LlamaConfig) -> Result<Estimate, Ada
         trainable_parameters,
         adapter_bytes,
         memory: Memory {
-            base: base_parameters * if full { 4 } else { run.model.dtype.bytes() },
+            base,
             adapter: adapter_bytes,
             gradients: 4 * trainable_parameters,
             optimizer: 8 * trainable_parameters,
@@ -104,6 +161,54 @@ pub fn estimate(run: &ResolvedRun, config: &LlamaConfig) -> Result<Estimate, Ada
             logits,
         },
     })
+}
+
+/// Values of a token that the backward pass of one layer beside an adapter keeps.
+fn beside_adapter(config: &LlamaConfig, layout: &Layout) -> u128 {
+    let adapted = |projections: &[&str], width: usize| {
+        let any = layout
+            .sites
+            .iter()
+            .any(|site| projections.contains(&site.projection.as_str()));
+        if any { wide(width) } else { 0 }
+    };
+    let (h, f) = (config.hidden_size, config.intermediate_size);
+    let (q, k) = heads(config);
+    let t = wide(layout.sites.len()) / wide(config.num_hidden_layers).max(1);
+    2 * wide(h)
+        + adapted(&["q_proj", "k_proj", "v_proj"], h)
+        + adapted(&["gate_proj", "up_proj"], h)
+        + (q + 2 * k)
+        + q
+        + wide(config.num_attention_heads)
+        + 2 * wide(f)
+        + adapted(&["down_proj"], f)
+        + wide(layout.config.rank) * t
+}
+
+/// Values of a token that plain autodiff keeps of one layer whose weights are trained, in rows of `length` tokens.
+fn trained(config: &LlamaConfig, length: usize) -> u128 {
+    let (h, f) = (wide(config.hidden_size), wide(config.intermediate_size));
+    let (q, k) = heads(config);
+    4 * h + 2 * q + 3 * k + 4 * f + wide(config.num_attention_heads) * wide(length)
+}
+
+/// Widths of all query heads and of all key heads.
+fn heads(config: &LlamaConfig) -> (u128, u128) {
+    let width = wide(config.head_dim());
+    (
+        wide(config.num_attention_heads) * width,
+        wide(config.kv_heads()) * width,
+    )
+}
+
+// The largest batch of the largest model is more than 64 bits of bytes.
+fn wide(n: usize) -> u128 {
+    n as u128
+}
+
+fn narrow(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 /// `1.5 GiB`.
@@ -119,5 +224,111 @@ pub fn bytes(n: u64) -> String {
         format!("{n} B")
     } else {
         format!("{value:.1} {}", units[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::tests::SMALL;
+    use crate::plan::tests::planned;
+
+    /// h 8, f 20, two query heads and one key head of 4, so q 8 and k 4; 3 layers, V 50.
+    fn config() -> LlamaConfig {
+        let text = r#"{ "model_type": "llama", "vocab_size": 50, "hidden_size": 8, "intermediate_size": 20,
+            "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "eos_token_id": 0 }"#;
+        LlamaConfig::from_json(text).unwrap()
+    }
+
+    fn memory(sets: &[&str], weight_bytes: Option<u64>) -> Memory {
+        let run = planned(SMALL, sets).unwrap().runs.remove(0);
+        estimate(&run, &config(), weight_bytes).unwrap().memory
+    }
+
+    /// The documented formula, by hand: a term that is missing, or counted where nothing keeps it, tells a researcher
+    /// that a run fits which does not, or the other way round.
+    #[test]
+    fn activations_follow_the_projections_that_are_adapted() {
+        let lora = "axes.method=[\"lora\"]";
+        let tokens = 4 * 768; // batch_size * (max_source + max_target)
+        // r 4: x of both norms, the first norm's output, q + 2 k, q, H, gate and up, r t.
+        let qv = 2 * 8 + 8 + (8 + 2 * 4) + 8 + 2 + 2 * 20 + 4 * 2;
+        let targets = "adapter.targets=[\"q_proj\", \"v_proj\"]";
+        assert_eq!(
+            memory(&[lora, targets], None).activations,
+            4 * tokens * 3 * qv
+        );
+        // The second norm's output, gate * up, and five more sites.
+        let all = qv + 8 + 20 + 4 * 5;
+        assert_eq!(memory(&[lora], None).activations, 4 * tokens * 3 * all);
+        let down = "adapter.targets=[\"down_proj\"]";
+        assert_eq!(
+            memory(&[lora, down], None).activations,
+            4 * tokens * 3 * (qv - 8 + 20 - 4)
+        );
+        let recomputed = memory(&[lora, "train.gradient_checkpointing=true"], None);
+        assert_eq!(recomputed.activations, 4 * tokens * (3 * 8 + all));
+        assert_eq!(recomputed.logits, 0);
+    }
+
+    #[test]
+    fn what_is_trained_decides_the_rest() {
+        let full = memory(&["axes.method=[\"full\"]"], None);
+        let tokens = 4 * 768;
+        let layer = 4 * 8 + 2 * 8 + 3 * 4 + 4 * 20 + 2 * 768;
+        assert_eq!(full.activations, 4 * tokens * 3 * layer);
+        assert_eq!(full.logits, 12 * tokens * 50);
+        let p = config().parameters();
+        assert_eq!((full.base, full.adapter, full.optimizer), (4 * p, 0, 8 * p));
+        let base = memory(&[], None);
+        assert_eq!(base.total(), 4 * p);
+        assert_eq!(
+            base.total(),
+            base.parts().iter().map(|(_, n)| n).sum::<u64>()
+        );
+    }
+
+    #[test]
+    fn a_token_budget_bounds_the_batch() {
+        let text = SMALL.replace("batch_size = 4", "batch_tokens = 1000");
+        let of = |text: &str| {
+            let run = planned(text, &["axes.method=[\"lora\"]"])
+                .unwrap()
+                .runs
+                .remove(0);
+            estimate(&run, &config(), None).unwrap().memory.activations
+        };
+        assert_eq!(of(&text) * (4 * 768), of(SMALL) * 1000);
+        // The largest that an experiment may ask for is a number, too.
+        let huge = "max_source = 1048576\nmax_target = 1048576\nbatch_size = 65536";
+        assert!(of(&SMALL.replace("batch_size = 4", huge)) > 1 << 40);
+    }
+
+    #[test]
+    fn the_base_is_as_large_as_it_is_stored() {
+        let p = config().parameters();
+        for (dtype, files, expected) in [
+            ("f32", Some(7), 4 * p),
+            ("bf16", Some(7), 2 * p),
+            ("f16", None, 2 * p),
+            ("stored", Some(7), 7),
+            ("stored", None, 2 * p),
+        ] {
+            let found = memory(&[&format!("model.dtype={dtype}")], files).base;
+            assert_eq!(found, expected, "{dtype} {files:?}");
+        }
+    }
+
+    /// All files or no number: half of a model's shards would be a wrong one.
+    #[test]
+    fn weight_files_are_measured_where_they_are() {
+        let root = tempfile::tempdir().unwrap();
+        let hub = Hub::from_vars(root.path(), |_| None);
+        let sets = ["model.weights=[\"file:a.safetensors\", \"file:b.safetensors\"]"];
+        let model = planned(SMALL, &sets).unwrap().runs.remove(0).model;
+        std::fs::write(root.path().join("a.safetensors"), [0; 5]).unwrap();
+        assert_eq!(weight_bytes(&model, &hub), None);
+        std::fs::write(root.path().join("b.safetensors"), [0; 6]).unwrap();
+        assert_eq!(weight_bytes(&model, &hub), Some(11));
     }
 }

@@ -134,7 +134,6 @@ impl Engine<'_> {
         let options = GenerateOptions {
             max_new_tokens: limits.iter().map(|l| l.1).max().unwrap_or(0),
             eos: self.learner.model.config.eos_token_ids(),
-            pad: self.encoder.eos_id(),
             sampling: self.task.sampling().map(|s| Sampling {
                 temperature: s.temperature,
                 top_p: s.top_p,
@@ -189,7 +188,7 @@ impl Engine<'_> {
             false => choices.iter().map(|c| [prompt, c].concat()).collect(),
         };
         let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-        let input = Input::right_padded(&rows, self.encoder.eos_id());
+        let input = Input::packed(&rows);
         let model = &self.learner.model;
         let hidden = model.hidden(&input, self.adapter(), None);
         let log_probs = choices
@@ -197,7 +196,7 @@ impl Engine<'_> {
             .enumerate()
             .map(|(i, choice)| {
                 let row = if single { 0 } else { i };
-                let start = row * input.length + prompt.len() - 1;
+                let start = input.spans[row].start + prompt.len() - 1;
                 let states = hidden.clone().narrow(0, start, choice.len());
                 log_likelihoods(&states, model.head(), choice).iter().sum()
             })

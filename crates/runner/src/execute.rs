@@ -6,25 +6,31 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use sharelora_adapters::{Bank, Layout, Method, save_native};
 use sharelora_hub::Progress;
+use sharelora_model::Llama;
 use sharelora_model::weights::{TensorDtype, write_safetensors};
 use sharelora_report::{Metric, Record, Status};
 use sharelora_tasks::{prompt_hash, task};
 
-use crate::device::{device, parts};
+use crate::base::{Base, Bases};
+use crate::device::device;
 use crate::evaluate::Engine;
-use crate::experiment::Dtype;
 use crate::gradients::Learner;
 use crate::store::write_atomic;
 use crate::sweep::blank_record;
 use crate::train::train;
-use crate::{Context, ResolvedRun, RunDir, base, data, host};
+use crate::{Context, ResolvedRun, RunDir, data, host};
 
 /// Does a run from what its folder holds to its record, which the caller writes.
 ///
 /// # Errors
 /// A file that is neither here nor to be had, data that does not fit, or a failure to write. A diverged run is a
 /// record, not an error.
-pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Record> {
+pub fn execute(
+    run: &ResolvedRun,
+    dir: &RunDir,
+    bases: &Bases,
+    context: &Context,
+) -> Result<Record> {
     let mut record = blank_record(run, context, &host::now());
     let shown = if context.quiet {
         Progress::Quiet
@@ -40,13 +46,8 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
     };
 
     let device = device(&run.backend)?;
-    // Weights that are trained need the precision of their updates.
-    let dtype = match run.method {
-        Method::Full => Dtype::F32,
-        _ => run.model.dtype,
-    };
-    let base::Base { model, encoder } =
-        base::load(&run.model, dtype, &context.hub, &device, shown)?;
+    let Base { model, encoder } =
+        bases.get(&run.model, run.model.dtype, &context.hub, &device, shown)?;
     record.base_parameters = model.config.parameters();
     let bank = match (run.method.sharing(), &run.adapter) {
         (Some(sharing), Some(config)) => {
@@ -73,15 +74,7 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
             .data
             .insert(format!("{} training rows", spec.task), data.hash.clone());
         lap(&mut record, "data");
-        let trained = train(
-            &mut learner,
-            &data,
-            spec,
-            run.seed,
-            parts(&run.backend),
-            dir,
-            context.quiet,
-        )?;
+        let trained = train(&mut learner, &data, spec, run.seed, dir, context.quiet)?;
         let state = trained.progressed;
         record.steps = state.step;
         record.train_loss = state.last_loss;
@@ -99,7 +92,7 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
             record.finished_at = host::now();
             return Ok(record);
         }
-        save(&mut learner, dir)?;
+        save(&learner, dir)?;
     }
 
     for spec in &run.evaluate {
@@ -157,11 +150,11 @@ pub fn execute(run: &ResolvedRun, dir: &RunDir, context: &Context) -> Result<Rec
 }
 
 /// What was trained: the adapter in the native format, or all weights.
-fn save(learner: &mut Learner, dir: &RunDir) -> Result<()> {
+fn save(learner: &Learner, dir: &RunDir) -> Result<()> {
     if let Some(bank) = &learner.bank {
         return Ok(save_native(bank, &dir.adapter_file())?);
     }
-    let weights = weights(learner)?;
+    let weights = weights(&learner.model);
     let path = dir.adapter().join("model.safetensors");
     std::fs::create_dir_all(dir.adapter())
         .with_context(|| format!("cannot make {}", dir.adapter().display()))?;
@@ -177,25 +170,18 @@ fn save(learner: &mut Learner, dir: &RunDir) -> Result<()> {
 pub type Weight = (String, Vec<usize>, Vec<f32>);
 
 /// All weights, as a checkpoint has them.
-pub fn weights(learner: &mut Learner) -> Result<Vec<Weight>> {
-    learner
-        .model
-        .weights_mut()
+pub fn weights(model: &Llama) -> Vec<Weight> {
+    model
+        .values()
         .into_iter()
-        .map(|(name, tensor)| {
-            let [rows, columns] = tensor.dims();
+        .map(|(name, [rows, columns], values)| {
             // A vector is (1, n) here and (n) in a checkpoint.
             let shape = if name.contains("norm") {
                 vec![columns]
             } else {
                 vec![rows, columns]
             };
-            let values = tensor
-                .clone()
-                .without_autodiff()
-                .try_to_vec_as::<f32>()
-                .with_context(|| format!("cannot read `{name}` back"))?;
-            Ok((name, shape, values))
+            (name, shape, values)
         })
         .collect()
 }

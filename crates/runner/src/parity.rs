@@ -19,7 +19,7 @@ use sharelora_model::{
 use sharelora_tasks::{Encoded, Encoder};
 
 use crate::checkpoint;
-use crate::gradients::{Learner, gradients};
+use crate::gradients::{Learner, Running, gradients};
 use crate::optimizer::{AdamWOptions, Optimizer};
 
 /// Largest difference that passes, in absolute terms; every reference value is of order 1.
@@ -97,45 +97,40 @@ fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
             ids.len()
         );
     }
-    let left_padding = (0..batch)
+    // The real tokens of each row; what the reference has for padding means nothing.
+    let real: Vec<bool> = mask.iter().map(|m| *m != 0).collect();
+    if !real.contains(&true) {
+        bail!("`attention_mask` is 0 everywhere");
+    }
+    let rows: Vec<Vec<u32>> = (0..batch)
         .map(|b| {
-            mask[b * length..][..length]
-                .iter()
-                .take_while(|m| **m == 0)
-                .count()
+            let range = b * length..(b + 1) * length;
+            let row = ids[range.clone()].iter().zip(&real[range]);
+            row.filter(|(_, real)| **real).map(|(id, _)| *id).collect()
         })
         .collect();
-    let input = Input {
-        ids: ids.clone(),
-        batch,
-        length,
-        left_padding,
-    };
-    let real: Vec<bool> = mask.iter().map(|m| *m != 0).collect();
-    let hidden = model.hidden(&input, None, None);
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let hidden = model.hidden(&Input::packed(&rows), None, None);
     let logits = model.logits(hidden.clone());
     let mut checks = vec![
         compare(
             "logits",
             &values(logits)?,
-            &io.floats("logits")?,
-            Some(&real),
+            &only(&io.floats("logits")?, &real),
         ),
         compare(
             "last_hidden_state",
             &values(hidden)?,
-            &io.floats("last_hidden_state")?,
-            Some(&real),
+            &only(&io.floats("last_hidden_state")?, &real),
         ),
     ];
     let row = &ids[..length];
-    let alone = Input::right_padded(&[row], 0);
+    let alone = Input::packed(&[row]);
     let logits = model.logits(model.hidden(&alone, None, None));
     checks.push(compare(
         "logits_row0_unpadded",
         &values(logits)?,
         &io.floats("logits_row0_unpadded")?,
-        None,
     ));
     let (_, greedy) = io.integers("greedy_20")?;
     let Some(continued) = greedy.get(length..) else {
@@ -148,10 +143,9 @@ fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
     let options = GenerateOptions {
         max_new_tokens: expected.len(),
         eos: Vec::new(),
-        pad: 0,
         sampling: None,
     };
-    // Beside a shorter prompt, so that left padding and the cache are in it.
+    // Beside a shorter prompt, so that rows of different lengths and the cache are in it.
     let prompts = [row, &row[length / 2..]];
     let answers = generate(model, None, &prompts, &options, |_, _| false, |_| {});
     checks.push(tokens("greedy_20", &answers[0], &expected));
@@ -192,7 +186,7 @@ impl Steps<'_> {
     fn run(&self, shifts: &[Shift]) -> Result<Trained> {
         let device = self.model.device().clone();
         let mut learner = Learner {
-            model: self.model.share(),
+            model: self.model.clone(),
             bank: Some(Bank::from_values(
                 self.layout.clone(),
                 self.initial.clone(),
@@ -210,7 +204,13 @@ impl Steps<'_> {
         let mut losses = Vec::new();
         let mut first = Vec::new();
         for (step, rows) in self.batches.iter().enumerate() {
-            let found = gradients(&mut learner, &[rows.iter().collect()], 0, step as u64, 2);
+            let found = gradients(
+                &mut learner,
+                &[rows.iter().collect()],
+                0,
+                step as u64,
+                Running::default(),
+            );
             losses.push(found.loss);
             if step == 0 {
                 first = found
@@ -350,7 +350,7 @@ fn steps(
     ] {
         let found: Vec<f32> = trained.values[range.clone()].concat();
         let name = format!("{strategy}: final {letter}, {} matrices{note}", range.len());
-        checks.push(compare(&name, &found, &expected[range].concat(), None));
+        checks.push(compare(&name, &found, &expected[range].concat()));
     }
     Ok(checks)
 }
@@ -428,7 +428,7 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
                 case.name
             );
         }
-        let input = Input::right_padded(&[&case.input_ids], 0);
+        let input = Input::packed(&[&case.input_ids]);
         let hidden = model.hidden(&input, None, None);
         let predicting = hidden.narrow(0, 0, targets.len());
         let sum = cross_entropy(&predicting, model.head(), targets, None).sum;
@@ -440,7 +440,6 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
         let options = GenerateOptions {
             max_new_tokens: case.greedy_ids.len(),
             eos: Vec::new(),
-            pad: 0,
             sampling: None,
         };
         let answer = generate(
@@ -484,23 +483,27 @@ fn tokens(name: &str, found: &[u32], expected: &[u32]) -> Check {
     }
 }
 
-/// `rows`: which rows of the last dimension count.
-fn compare(name: &str, found: &[f32], expected: &[f32], rows: Option<&[bool]>) -> Check {
+/// The rows of the last dimension that are real.
+fn only(values: &[f32], real: &[bool]) -> Vec<f32> {
+    let width = (values.len() / real.len().max(1)).max(1);
+    let rows = values.chunks(width).zip(real).filter(|(_, real)| **real);
+    rows.flat_map(|(row, _)| row).copied().collect()
+}
+
+fn compare(name: &str, found: &[f32], expected: &[f32]) -> Check {
     let mut difference = if found.len() == expected.len() {
         0f64
     } else {
         f64::NAN
     };
-    let width = rows.map_or(1, |r| expected.len() / r.len().max(1)).max(1);
-    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-        if rows.is_none_or(|r| r.get(i / width).is_some_and(|real| *real)) {
-            let d = f64::from((a - b).abs());
-            difference = if d.is_nan() || difference.is_nan() {
-                f64::NAN
-            } else {
-                difference.max(d)
-            };
-        }
+    for (a, b) in found.iter().zip(expected) {
+        let d = f64::from((a - b).abs());
+        // `max` would pass over a NaN.
+        difference = if d.is_nan() || difference.is_nan() {
+            f64::NAN
+        } else {
+            difference.max(d)
+        };
     }
     Check {
         name: name.into(),
@@ -604,10 +607,10 @@ mod tests {
     /// A difference that is no number must not pass.
     #[test]
     fn nan_fails() {
-        assert!(!compare("", &[f32::NAN], &[0.0], None).passed());
-        assert!(!compare("", &[0.0, 1.0], &[0.0], None).passed());
-        assert!(!compare("", &[1.0, f32::NAN], &[1.0, 0.0], Some(&[true, true])).passed());
-        assert!(compare("", &[1.0, f32::NAN], &[1.0, 0.0], Some(&[true, false])).passed());
+        assert!(!compare("", &[f32::NAN], &[0.0]).passed());
+        assert!(!compare("", &[0.0, 1.0], &[0.0]).passed());
+        assert!(!compare("", &[1.0, f32::NAN], &[1.0, 0.0]).passed());
+        assert_eq!(only(&[1.0, 2.0, 3.0, 4.0], &[true, false]), [1.0, 2.0]);
         assert!(!tokens("", &[1, 2], &[1]).passed());
     }
 

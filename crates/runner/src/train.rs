@@ -11,7 +11,7 @@ use crate::batch::Batches;
 use crate::checkpoint::{self, Best, Progressed};
 use crate::data::Data;
 use crate::experiment::TrainSpec;
-use crate::gradients::{Learner, gradients, held_out_loss};
+use crate::gradients::{Learner, Running, gradients, held_out_loss};
 use crate::optimizer::{AdamWOptions, Optimizer};
 use crate::progress::Progress;
 use crate::schedule::learning_rate;
@@ -25,8 +25,7 @@ pub struct Trained {
     pub diverged: Option<String>,
 }
 
-/// Trains `learner` as `spec` says, from the last checkpoint in `dir` where there is one. `parts` as in
-/// [`crate::device::parts`].
+/// Trains `learner` as `spec` says, from the last checkpoint in `dir` where there is one.
 ///
 /// # Errors
 /// Writing failed. Divergence is no error.
@@ -35,10 +34,13 @@ pub fn train(
     data: &Data,
     spec: &TrainSpec,
     seed: u64,
-    parts: usize,
     dir: &RunDir,
     quiet: bool,
 ) -> Result<Trained> {
+    let running = Running {
+        padded: spec.padded,
+        gradient_checkpointing: spec.gradient_checkpointing,
+    };
     let shapes: Vec<[usize; 2]> = learner.matrices().iter().map(|m| m.dims()).collect();
     let sizes: Vec<usize> = shapes.iter().map(|[a, b]| a * b).collect();
     let mut optimizer = Optimizer::new(
@@ -64,8 +66,7 @@ pub fn train(
     }
     let held_out: Vec<&Encoded> = data.held_out.iter().collect();
     let measure = |learner: &Learner| {
-        (!held_out.is_empty())
-            .then(|| held_out_loss(learner, &held_out, 2 * spec.batch_size, parts))
+        (!held_out.is_empty()).then(|| held_out_loss(learner, &held_out, spec.fill(), running))
     };
     dir.truncate_after(state.step)?;
     let fresh = state.step == 0;
@@ -84,7 +85,7 @@ pub fn train(
     }
 
     let lengths = data.train.iter().map(|e| e.ids.len()).collect();
-    let mut batches = Batches::new(lengths, spec.batch_size, seed, spec.group_by_length);
+    let mut batches = Batches::new(lengths, spec.fill(), seed, spec.group_by_length);
     let mut progress = Progress::new("train", spec.steps as u64, quiet);
     while (state.step as usize) < spec.steps {
         let begun = Instant::now();
@@ -106,7 +107,7 @@ pub fn train(
             spec.steps,
             state.step as usize,
         );
-        let step = gradients(learner, &micro, seed, first, parts);
+        let step = gradients(learner, &micro, seed, first, running);
         let norm = norm(&step.matrices);
         if !(step.loss.is_finite() && norm.is_finite()) {
             let reason = format!(

@@ -17,6 +17,7 @@ targets = ["all_linear"]
 [train]
 task = "pocket"
 steps = 2
+batch_size = 2
 learning_rate = 1e-3
 [[evaluate]]
 task = "pocket"
@@ -74,6 +75,7 @@ fn the_plan_is_shown_without_weights() {
         "share_a-seed0",
         "to do",
         "3 runs: 0 done, 3 to do",
+        "lora-seed0, micro-batches of at most 2 x 768 tokens: base ",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -88,6 +90,19 @@ fn the_plan_is_shown_without_weights() {
     assert!(
         only.contains("share_a-seed0") && !only.contains("lora-seed0 "),
         "{only}"
+    );
+    let sparing = [
+        "train.batch_size=1",
+        "train.padded=true",
+        "train.gradient_checkpointing=true",
+        "model.dtype=bf16",
+    ];
+    let sets = sparing.iter().flat_map(|set| ["--set", *set]);
+    let arguments: Vec<&str> = ["plan", "small"].into_iter().chain(sets).collect();
+    let shown = out(&sharelora(root.path(), &arguments));
+    assert!(
+        shown.contains("at most 1 x 768 tokens, padded, gradient checkpointing: base "),
+        "{shown}"
     );
     // Below the project too.
     assert_eq!(

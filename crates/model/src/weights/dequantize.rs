@@ -1,4 +1,5 @@
-//! The stored types of a tensor and their conversion to `f32`.
+//! The stored types of a tensor, and the conversion to `f32` of those that no [`Matrix`](sharelora_kernels::matrix::Matrix)
+//! is stored in.
 //!
 //! Block layouts and formulas are those of ggml (`ggml-common.h`, structs `block_*`; `ggml-quants.c`,
 //! functions `dequantize_row_*`). A block is a run of values of one row with a common scale; `d` (and the
@@ -6,16 +7,15 @@
 //!
 //! | type | values | bytes | value |
 //! |---|---|---|---|
-//! | Q8_0 | 32 | 34 | `d q`, q signed |
 //! | Q4_0, Q5_0 | 32 | 18, 22 | `d (q - 8)`, `d (q - 16)` |
-//! | Q4_1, Q5_1 | 32 | 20, 24 | `d q + m` |
+//! | Q5_1 | 32 | 24 | `d q + m` |
 //! | Q4_K, Q5_K | 256 | 144, 176 | `(d s) q - (m t)`, 6-bit `s` and `t` for each 32 values |
 //! | Q6_K | 256 | 210 | `(d s) (q - 32)`, 8-bit signed `s` for each 16 values |
 
 use std::fmt;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
+use sharelora_kernels::matrix::Format;
 
 /// The type in which a file stores a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +37,21 @@ pub enum TensorDtype {
     Other(&'static str),
 }
 
+/// How stored values become `f32`.
+pub(super) enum Conversion {
+    /// As a matrix of this format.
+    Matrix(Format),
+    /// By a function of whole blocks and of as many values as they hold.
+    Blocks(fn(&[u8], &mut [f32])),
+}
+
 impl TensorDtype {
     /// The types that can be read as `f32`, for messages.
     pub const READABLE: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K";
 
     /// Whether values of this type can be read as `f32`.
     pub fn is_readable(self) -> bool {
-        !matches!(self, Self::Other(_))
+        self.conversion().is_some()
     }
 
     /// Values in a block; 1 for plain types.
@@ -72,24 +80,22 @@ impl TensorDtype {
         }
     }
 
-    /// Converts whole blocks: `raw` holds `values.len() / block_values` of them.
-    pub(super) fn dequantize(self, raw: &[u8], values: &mut [f32]) {
-        match self {
-            Self::F32 => blocks(raw, values, |b: &[u8; 4], [v]| *v = f32::from_le_bytes(*b)),
-            Self::F16 => f16_values(raw, values),
-            Self::BF16 => blocks(raw, values, |&[low, high]: &[u8; 2], [v]| {
-                *v = f32::from_bits(u32::from_le_bytes([0, 0, low, high]));
-            }),
-            Self::Q8_0 => blocks(raw, values, q8_0),
-            Self::Q4_0 => blocks(raw, values, q4_0),
-            Self::Q4_1 => blocks(raw, values, q4_1),
-            Self::Q5_0 => blocks(raw, values, q5_0),
-            Self::Q5_1 => blocks(raw, values, q5_1),
-            Self::Q4_K => blocks(raw, values, q4_k),
-            Self::Q5_K => blocks(raw, values, q5_k),
-            Self::Q6_K => blocks(raw, values, q6_k),
-            Self::Other(_) => {}
-        }
+    /// How values of this type are read as `f32`; `None` where they are not.
+    pub(super) fn conversion(self) -> Option<Conversion> {
+        Some(match self {
+            Self::F32 => Conversion::Matrix(Format::F32),
+            Self::F16 => Conversion::Matrix(Format::F16),
+            Self::BF16 => Conversion::Matrix(Format::Bf16),
+            Self::Q8_0 => Conversion::Matrix(Format::Q8_0),
+            Self::Q4_1 => Conversion::Matrix(Format::Q4_1),
+            Self::Q4_0 => Conversion::Blocks(|raw, values| blocks(raw, values, q4_0)),
+            Self::Q5_0 => Conversion::Blocks(|raw, values| blocks(raw, values, q5_0)),
+            Self::Q5_1 => Conversion::Blocks(|raw, values| blocks(raw, values, q5_1)),
+            Self::Q4_K => Conversion::Blocks(|raw, values| blocks(raw, values, q4_k)),
+            Self::Q5_K => Conversion::Blocks(|raw, values| blocks(raw, values, q5_k)),
+            Self::Q6_K => Conversion::Blocks(|raw, values| blocks(raw, values, q6_k)),
+            Self::Other(_) => return None,
+        })
     }
 }
 
@@ -118,25 +124,6 @@ fn half(low: u8, high: u8) -> f32 {
     f16::from_le_bytes([low, high]).to_f32()
 }
 
-fn f16_values(raw: &[u8], values: &mut [f32]) {
-    match bytemuck::try_cast_slice::<u8, f16>(raw) {
-        // The processor's own conversion, eight values at once.
-        Ok(halves) if cfg!(target_endian = "little") && halves.len() == values.len() => {
-            halves.convert_to_f32_slice(values);
-        }
-        _ => blocks(raw, values, |&[low, high]: &[u8; 2], [v]| {
-            *v = half(low, high)
-        }),
-    }
-}
-
-fn q8_0([d0, d1, q @ ..]: &[u8; 34], values: &mut [f32; 32]) {
-    let d = half(*d0, *d1);
-    for (v, &q) in values.iter_mut().zip(q) {
-        *v = d * f32::from(q.cast_signed());
-    }
-}
-
 /// The low nibbles of 16 bytes are values 0 to 15, the high ones 16 to 31.
 fn nibbles(q: &[u8; 16], values: &mut [f32; 32], value: impl Fn(usize, u8) -> f32) {
     for (i, &q) in q.iter().enumerate() {
@@ -148,11 +135,6 @@ fn nibbles(q: &[u8; 16], values: &mut [f32; 32], value: impl Fn(usize, u8) -> f3
 fn q4_0([d0, d1, q @ ..]: &[u8; 18], values: &mut [f32; 32]) {
     let d = half(*d0, *d1);
     nibbles(q, values, |_, q| d * (f32::from(q) - 8.0));
-}
-
-fn q4_1([d0, d1, m0, m1, q @ ..]: &[u8; 20], values: &mut [f32; 32]) {
-    let (d, m) = (half(*d0, *d1), half(*m0, *m1));
-    nibbles(q, values, |_, q| d * f32::from(q) + m);
 }
 
 /// A nibble with its fifth bit, which is bit `i` of `high`.

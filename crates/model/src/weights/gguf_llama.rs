@@ -41,6 +41,7 @@ pub(super) fn translate(
         .iter()
         .product::<usize>();
     if heads == 0
+        || u32::try_from(rows).is_err()
         || !rows.is_multiple_of(2 * heads)
         || !row.is_multiple_of(header.dtype.block_values())
     {

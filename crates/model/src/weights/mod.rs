@@ -1,5 +1,5 @@
-//! Model weights on disk, seen as plain Rust slices: safetensors files (one or several shards) and
-//! GGUF files, memory-mapped, with one copy between the file and the `f32` values of a tensor.
+//! Model weights on disk: safetensors files (one or several shards) and GGUF files, memory-mapped. A tensor is handed out
+//! as a matrix that lies in the file, or as values with one conversion between the file and them.
 //!
 //! Every tensor has its Hugging Face name and a row-major shape, outermost axis first, in both formats.
 //! Nothing here knows a tensor library.
@@ -8,22 +8,28 @@ mod dequantize;
 mod gguf;
 mod gguf_llama;
 mod safetensors;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use rayon::prelude::*;
+use sharelora_kernels::matrix::{self, Matrix};
+
+use dequantize::Conversion;
 
 pub use dequantize::TensorDtype;
 pub use gguf::MetadataValue;
 pub use gguf_llama::gguf_llama_config;
 pub use safetensors::write_safetensors;
+pub use storage::Storage;
 
-/// Values that one task converts; a multiple of every block length. Smaller tensors are not split.
+/// Values of blocks that one task converts; a multiple of every block length. Smaller tensors are not split.
 const VALUES_A_TASK: usize = 1 << 15;
 
 /// Why weights could not be read or written. Every message names the file or the tensor at fault.
@@ -129,11 +135,13 @@ impl WeightsError {
 
 /// The weights of one model: named tensors in one or several memory-mapped files.
 ///
-/// The files must not be truncated by anyone while a `Checkpoint` is open (a mapped page that is gone
-/// ends the process); sharelora itself replaces files by renaming, which leaves an open map intact.
+/// The files must not be changed by anyone while a `Checkpoint`, or a matrix out of it, is in use: where another process
+/// writes into a mapped file the weights are undefined from then on, and where it truncates the file the process ends.
+/// Nothing here can notice that. sharelora lives with it by never rewriting a file: those of its cache are checked by
+/// their checksum when they are fetched and are only ever replaced, by renaming, which leaves an open map intact.
 #[derive(Debug)]
 pub struct Checkpoint {
-    files: Vec<MappedFile>,
+    files: Vec<Arc<MappedFile>>,
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, MetadataValue>,
     is_gguf: bool,
@@ -142,30 +150,14 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct MappedFile {
     path: PathBuf,
-    bytes: Bytes,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Owned(bytes) => bytes,
-        }
-    }
+    /// Shared with every matrix that lies in it.
+    map: Arc<Mmap>,
 }
 
 /// Where a tensor lies. `range` has been checked against its file, and its length against shape and type.
 #[derive(Debug)]
 struct Tensor {
-    file: usize,
+    file: Arc<MappedFile>,
     range: Range<usize>,
     shape: Vec<usize>,
     dtype: TensorDtype,
@@ -174,8 +166,46 @@ struct Tensor {
 }
 
 impl Tensor {
+    fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    fn raw(&self) -> &[u8] {
+        self.file.map.get(self.range.clone()).unwrap_or_default()
+    }
+
     fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Rows and columns: rows that the file may have in another order, or else those of the innermost axis.
+    fn layout(&self) -> (usize, usize) {
+        let elements = self.elements();
+        match (self.rotary_heads, self.shape.as_slice()) {
+            (Some(_), &[rows, ..]) => (rows, elements / rows.max(1)),
+            (_, &[.., columns]) => (elements / columns.max(1), columns),
+            (_, []) => (1, 1),
+        }
+    }
+
+    /// For each row of the tensor, the row of the file that it is.
+    fn order(&self) -> Option<Arc<[u32]>> {
+        let (rows, _) = self.layout();
+        let head_dim = rows / self.rotary_heads?;
+        let stored = |row| gguf_llama::stored_row(row, head_dim) as u32;
+        Some((0..rows).map(stored).collect())
+    }
+
+    /// The tensor where it lies, in a type that a matrix is stored in.
+    fn stored(&self, name: &str, format: matrix::Format) -> Result<Matrix, WeightsError> {
+        let (rows, columns) = self.layout();
+        let bytes = matrix::Bytes::Mapped {
+            map: Arc::clone(&self.file.map),
+            start: self.range.start,
+            len: self.range.len(),
+        };
+        Matrix::new(rows, columns, format, bytes, self.order())
+            .map_err(|error| WeightsError::tensor(self.path(), name, error.to_string()))
     }
 }
 
@@ -245,7 +275,7 @@ impl Checkpoint {
                 }
             }
             for (tensor, shard) in index.tensors() {
-                let holds = |t: &Tensor| checkpoint.path(t) == shard;
+                let holds = |t: &Tensor| t.path() == shard;
                 if !checkpoint.tensors.get(tensor).is_some_and(holds) {
                     let message =
                         format!("is not in {}, where this index places it", shard.display());
@@ -266,7 +296,7 @@ impl Checkpoint {
     /// As [`Checkpoint::open`]; an index cannot be read this way.
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, WeightsError> {
         let mut checkpoint = Self::empty();
-        checkpoint.add(path, Bytes::Owned(bytes))?;
+        checkpoint.add(path, copied(&bytes).map_err(io_error(path))?)?;
         Ok(checkpoint)
     }
 
@@ -279,8 +309,8 @@ impl Checkpoint {
         }
     }
 
-    fn add(&mut self, path: &Path, bytes: Bytes) -> Result<(), WeightsError> {
-        let is_gguf = match Format::of(path, &bytes)? {
+    fn add(&mut self, path: &Path, map: Mmap) -> Result<(), WeightsError> {
+        let is_gguf = match Format::of(path, &map)? {
             Format::Gguf => true,
             Format::Safetensors => false,
             Format::Index => {
@@ -297,16 +327,16 @@ impl Checkpoint {
             ));
         }
         let (metadata, headers) = if is_gguf {
-            gguf::parse(path, &bytes)?
+            gguf::parse(path, &map)?
         } else {
-            safetensors::parse(path, &bytes)?
+            safetensors::parse(path, &map)?
         };
-        let file = self.files.len();
-        self.is_gguf = is_gguf;
-        self.files.push(MappedFile {
+        let file = Arc::new(MappedFile {
             path: path.into(),
-            bytes,
+            map: Arc::new(map),
         });
+        self.is_gguf = is_gguf;
+        self.files.push(Arc::clone(&file));
         for header in headers {
             let (name, rotary_heads) = if is_gguf {
                 gguf_llama::translate(path, &metadata, &header)?
@@ -314,7 +344,7 @@ impl Checkpoint {
                 (header.name, None)
             };
             let tensor = Tensor {
-                file,
+                file: Arc::clone(&file),
                 range: header.range,
                 shape: header.shape,
                 dtype: header.dtype,
@@ -322,7 +352,7 @@ impl Checkpoint {
             };
             if let Some(first) = self.tensors.get(&name) {
                 return Err(WeightsError::Duplicate {
-                    first: self.path(first).into(),
+                    first: first.path().into(),
                     second: path.into(),
                     tensor: name,
                 });
@@ -381,7 +411,39 @@ impl Checkpoint {
     /// # Errors
     /// An unknown name.
     pub fn read_raw(&self, name: &str) -> Result<&[u8], WeightsError> {
-        self.tensor(name).map(|tensor| self.raw(tensor))
+        self.tensor(name).map(Tensor::raw)
+    }
+
+    /// A tensor of two axes as a matrix, or one of a single axis (n) as a matrix (1, n).
+    ///
+    /// Where the file stores the type that `storage` asks for, the matrix lies in the mapped file and keeps it mapped, its
+    /// rows in the file's order; otherwise it is converted, on all threads, into one of its own.
+    ///
+    /// # Errors
+    /// An unknown name; a type without a conversion; another number of axes, or no values.
+    pub fn matrix(&self, name: &str, storage: Storage) -> Result<Matrix, WeightsError> {
+        let tensor = self.tensor(name)?;
+        let layout = match *tensor.shape {
+            [columns] if columns > 0 => (1, columns),
+            [rows, columns] if rows > 0 && columns > 0 => (rows, columns),
+            _ => {
+                let message = format!("shape {:?} is not that of a matrix", tensor.shape);
+                return Err(WeightsError::tensor(tensor.path(), name, message));
+            }
+        };
+        let stored = match tensor.dtype.conversion() {
+            Some(Conversion::Matrix(format)) if tensor.layout() == layout => {
+                tensor.stored(name, format)?
+            }
+            _ => Matrix::from_f32(layout.0, layout.1, self.read_f32(name)?),
+        };
+        Ok(match storage.format() {
+            None => stored,
+            Some(asked) if asked == stored.format() => stored,
+            // Straight to their places, where `to_format` takes each row twice.
+            Some(matrix::Format::F32) => Matrix::from_f32(layout.0, layout.1, stored.values()),
+            Some(asked) => stored.to_format(asked),
+        })
     }
 
     /// The tensor's values, row-major, converted to `f32`.
@@ -389,35 +451,17 @@ impl Checkpoint {
     /// # Errors
     /// An unknown name; a type without a conversion.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
-        let mut values = Vec::new();
-        self.read_f32_into(name, &mut values)?;
-        Ok(values)
-    }
-
-    /// Like [`Checkpoint::read_f32`], into a buffer that is resized and overwritten.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::read_f32`]; `values` is then left as it was.
-    pub fn read_f32_into(&self, name: &str, values: &mut Vec<f32>) -> Result<(), WeightsError> {
         let tensor = self.tensor(name)?;
-        if !tensor.dtype.is_readable() {
-            return Err(WeightsError::Dtype {
-                path: self.path(tensor).into(),
+        match tensor.dtype.conversion() {
+            None => Err(WeightsError::Dtype {
+                path: tensor.path().into(),
                 tensor: name.into(),
                 dtype: tensor.dtype.to_string(),
-            });
+            }),
+            Some(_) if tensor.elements() == 0 => Ok(Vec::new()),
+            Some(Conversion::Matrix(format)) => Ok(tensor.stored(name, format)?.values()),
+            Some(Conversion::Blocks(dequantize)) => Ok(from_blocks(tensor, dequantize)),
         }
-        let elements = tensor.elements();
-        if values.capacity() < elements {
-            // Fresh zero pages, instead of growing and then filling by hand.
-            *values = vec![0.0; elements];
-        } else {
-            values.resize(elements, 0.0);
-        }
-        if elements > 0 {
-            convert(tensor, self.raw(tensor), values);
-        }
-        Ok(())
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor, WeightsError> {
@@ -448,56 +492,51 @@ impl Checkpoint {
             .unwrap_or("none")
             .into()
     }
-
-    fn path(&self, tensor: &Tensor) -> &Path {
-        self.files
-            .get(tensor.file)
-            .map_or(Path::new(""), |file| &file.path)
-    }
-
-    fn raw(&self, tensor: &Tensor) -> &[u8] {
-        let file = self.files.get(tensor.file);
-        file.and_then(|file| file.bytes.get(tensor.range.clone()))
-            .unwrap_or_default()
-    }
 }
 
-fn map(path: &Path) -> Result<Bytes, WeightsError> {
-    let io_error = |source| WeightsError::Io {
+fn io_error(path: &Path) -> impl Fn(io::Error) -> WeightsError {
+    move |source| WeightsError::Io {
         path: path.into(),
         action: "read",
         source,
-    };
-    let file = File::open(path).map_err(io_error)?;
-    // SAFETY: the map is private and read-only. That nobody truncates the file meanwhile is the documented
-    // condition of `Checkpoint`, as for every reader that maps weights.
-    let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
-    Ok(Bytes::Mapped(map))
+    }
 }
 
-/// Converts a non-empty tensor; `values` has as many places as the tensor has elements.
-fn convert(tensor: &Tensor, raw: &[u8], values: &mut [f32]) {
-    let dtype = tensor.dtype;
-    if let Some(heads) = tensor.rotary_heads {
-        let rows = tensor.shape.first().copied().unwrap_or(1);
-        let row_bytes = raw.len() / rows;
-        let task_rows = (VALUES_A_TASK * rows / values.len()).max(1);
+fn map(path: &Path) -> Result<Mmap, WeightsError> {
+    let file = File::open(path).map_err(io_error(path))?;
+    // SAFETY: the map is private and read-only. That nobody changes the file meanwhile is the documented
+    // condition of `Checkpoint`, as for every reader that maps weights.
+    unsafe { Mmap::map(&file) }.map_err(io_error(path))
+}
+
+/// Memory in the place of a file, so that all tensors lie in maps.
+fn copied(bytes: &[u8]) -> io::Result<Mmap> {
+    let mut map = MmapMut::map_anon(bytes.len())?;
+    map.copy_from_slice(bytes);
+    map.make_read_only()
+}
+
+/// The values of a tensor that has some, stored in blocks that no matrix has.
+fn from_blocks(tensor: &Tensor, dequantize: fn(&[u8], &mut [f32])) -> Vec<f32> {
+    let (raw, (_, columns)) = (tensor.raw(), tensor.layout());
+    let mut values = vec![0.0; tensor.elements()];
+    let bytes_of =
+        |values: usize| values / tensor.dtype.block_values() * tensor.dtype.block_bytes();
+    if let Some(order) = tensor.order() {
         values
-            .par_chunks_mut(values.len() / rows)
-            .with_min_len(task_rows)
-            .enumerate()
-            .for_each(|(row, values)| {
-                let start = gguf_llama::stored_row(row, rows / heads) * row_bytes;
-                let raw = raw.get(start..start + row_bytes).unwrap_or_default();
-                dtype.dequantize(raw, values);
+            .par_chunks_mut(columns)
+            .with_min_len(VALUES_A_TASK.div_ceil(columns))
+            .zip(order.par_iter())
+            .for_each(|(values, &row)| {
+                let start = row as usize * bytes_of(columns);
+                let raw = raw.get(start..start + bytes_of(columns));
+                dequantize(raw.unwrap_or_default(), values);
             });
-    } else if values.len() <= VALUES_A_TASK {
-        dtype.dequantize(raw, values);
     } else {
-        let task_bytes = VALUES_A_TASK / dtype.block_values() * dtype.block_bytes();
         values
             .par_chunks_mut(VALUES_A_TASK)
-            .zip(raw.par_chunks(task_bytes))
-            .for_each(|(values, raw)| dtype.dequantize(raw, values));
+            .zip(raw.par_chunks(bytes_of(VALUES_A_TASK)))
+            .for_each(|(values, raw)| dequantize(raw, values));
     }
+    values
 }

@@ -9,8 +9,10 @@ use sharelora_model::llama::LlamaConfig;
 use sharelora_report::number::thousands;
 use sharelora_report::{Cell, Column, Format, Table};
 
+use crate::batch::Fill;
 use crate::cli::Named;
-use crate::estimate::{Estimate, bytes, estimate};
+use crate::estimate::{Estimate, bytes, estimate, weight_bytes};
+use crate::experiment::TrainSpec;
 use crate::store::State;
 use crate::sweep::{Folders, as_lora};
 use crate::{Context, ResolvedRun, Store};
@@ -35,7 +37,12 @@ impl Configs {
     }
 
     fn estimate(&mut self, context: &Context, run: &ResolvedRun) -> Result<Estimate> {
-        Ok(estimate(run, self.get(context, &run.model.config)?)?)
+        let weights = weight_bytes(&run.model, &context.hub);
+        Ok(estimate(
+            run,
+            self.get(context, &run.model.config)?,
+            weights,
+        )?)
     }
 }
 
@@ -147,20 +154,37 @@ fn plan_table(
         .filter_map(|(run, e)| Some((run, e.as_ref()?)))
         .max_by_key(|(_, e)| e.memory.total())
     {
-        let m = &e.memory;
+        let parts: Vec<String> = e
+            .memory
+            .parts()
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(name, n)| format!("{name} {}", bytes(n)))
+            .collect();
         table.notes.push(format!(
-            "Memory is an estimate for rows of full length. {}: base {}, adapter {}, gradients {}, AdamW {}, \
-             activations {}, logits {}.",
+            "Memory is an estimate. {}{}: {}.",
             run.label(),
-            bytes(m.base),
-            bytes(m.adapter),
-            bytes(m.gradients),
-            bytes(m.optimizer),
-            bytes(m.activations),
-            bytes(m.logits)
+            run.train.as_ref().map_or_else(String::new, batch),
+            parts.join(", ")
         ));
     }
     table
+}
+
+/// What of a run's training decides its memory, in words.
+fn batch(train: &TrainSpec) -> String {
+    let length = train.max_length();
+    let mut text = match train.fill() {
+        Fill::Examples(size) => format!(", micro-batches of at most {size} x {length} tokens"),
+        Fill::Tokens(budget) => format!(", micro-batches of at most {budget} tokens"),
+    };
+    if train.padded {
+        text.push_str(", padded");
+    }
+    if train.gradient_checkpointing {
+        text.push_str(", gradient checkpointing");
+    }
+    text
 }
 
 /// Counts trainable parameters, each setting once whatever its seeds.

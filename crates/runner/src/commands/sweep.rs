@@ -123,7 +123,8 @@ fn do_runs(context: &Context, folders: &Folders, runs: &[&ResolvedRun]) -> Resul
     super::fetch_all(context, &to_do)?;
     for run in &to_do {
         let config = crate::base::config(&run.model, &context.hub, Progress::Quiet)?;
-        crate::estimate::estimate(run, &config).with_context(|| format!("run {}", run.label()))?;
+        crate::estimate::estimate(run, &config, None)
+            .with_context(|| format!("run {}", run.label()))?;
     }
     crate::sweep::sweep(context, &store, runs)
 }

@@ -1,0 +1,321 @@
+//! The two loops under every product of this folder, single-threaded.
+//!
+//! [`accumulate`] multiplies rows, read where they are, with a *panel*: a (K, [`PANEL`]) block of contiguous values. Only the
+//! panel is ever copied together, never the rows, so with weights as the rows a product reads them once and packs nothing of their size.
+//! [`dots`] is for few rows on both sides, where even the panel is not worth its copy.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use crate::simd;
+
+/// Columns of a panel.
+pub const PANEL: usize = 64;
+/// Rows that are in registers at a time: with the 4 AVX-512 vectors of a panel 24 accumulators of 32 registers.
+const GROUP: usize = 6;
+/// Rows of a panel that are passed at a time, so that they (128 KiB) stay in the second-level cache.
+const DEPTH: usize = 512;
+
+/// Row-major values, `stride` apart from row to row.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+    pub count: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(values: &'a [f32], stride: usize, count: usize) -> Self {
+        Rows {
+            values,
+            stride,
+            count,
+        }
+    }
+
+    /// # Panics
+    /// Where there are fewer rows of so many columns.
+    fn check(&self, columns: usize) {
+        let last = self.count.saturating_sub(1) * self.stride;
+        assert!(self.count == 0 || last + columns <= self.values.len());
+    }
+}
+
+/// `out += rows · panel`: (M, K) x (K, width) -> (M, [`PANEL`]). Every sum runs over K in order, in pieces of [`DEPTH`]. The columns of
+/// `out` from `width` on are of any content.
+///
+/// `panel` must be readable up to a whole vector: where it is narrower than [`PANEL`], give it that stride.
+///
+/// # Panics
+/// Where the shapes leave the slices.
+pub fn accumulate(out: &mut [f32], rows: Rows, panel: Rows, width: usize) {
+    if rows.count == 0 || panel.count == 0 {
+        return;
+    }
+    rows.check(panel.count);
+    // Only a full panel ends with a vector on every processor.
+    panel.check(PANEL);
+    assert!(out.len() >= rows.count * PANEL && width <= PANEL);
+    vectorize(Accumulate {
+        out,
+        rows,
+        panel,
+        width,
+    });
+}
+
+/// [`simd::dispatch`] for code that names its vectors.
+fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = pulp::x86::V4::try_new() {
+            return Simd::vectorize(simd, op);
+        }
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            return Simd::vectorize(simd, op);
+        }
+    }
+    pulp::Arch::new().dispatch(op)
+}
+
+struct Accumulate<'a> {
+    out: &'a mut [f32],
+    rows: Rows<'a>,
+    panel: Rows<'a>,
+    width: usize,
+}
+
+impl WithSimd for Accumulate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Accumulators must fit in the registers: 4 x 6 of 32, 2 x 6 of 16.
+        let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
+        let vectors = self.width.div_ceil(S::F32_LANES);
+        for start in (0..self.panel.count).step_by(DEPTH) {
+            let depth = DEPTH.min(self.panel.count - start);
+            for row in even(self.rows.count, GROUP) {
+                let mut vector = 0;
+                while vector < vectors {
+                    let count = most.min(vectors - vector);
+                    let lane = vector * S::F32_LANES;
+                    // SAFETY: `accumulate` has checked the shapes, and PANEL is a multiple of the lanes of every vector.
+                    unsafe {
+                        let from = start * self.panel.stride + lane;
+                        let panel = (self.panel.values.as_ptr().add(from), self.panel.stride);
+                        let from = row.start * self.rows.stride + start;
+                        let rows = (self.rows.values.as_ptr().add(from), self.rows.stride);
+                        let out = self.out.as_mut_ptr().add(row.start * PANEL + lane);
+                        let args = (simd, panel, rows, depth, out);
+                        match count {
+                            1 => by_rows::<S, 1>(args, row.len()),
+                            2 => by_rows::<S, 2>(args, row.len()),
+                            3 => by_rows::<S, 3>(args, row.len()),
+                            _ => by_rows::<S, 4>(args, row.len()),
+                        }
+                    }
+                    vector += count;
+                }
+            }
+        }
+    }
+}
+
+/// First value and stride.
+type At = (*const f32, usize);
+type Args<S> = (S, At, At, usize, *mut f32);
+
+#[inline(always)]
+unsafe fn by_rows<S: Simd, const V: usize>(args: Args<S>, rows: usize) {
+    unsafe {
+        match rows {
+            1 => block::<S, V, 1>(args),
+            2 => block::<S, V, 2>(args),
+            3 => block::<S, V, 3>(args),
+            4 => block::<S, V, 4>(args),
+            5 => block::<S, V, 5>(args),
+            _ => block::<S, V, GROUP>(args),
+        }
+    }
+}
+
+/// V vectors of the panel times R rows.
+#[inline(always)]
+unsafe fn block<S: Simd, const V: usize, const R: usize>((simd, panel, rows, k, out): Args<S>) {
+    unsafe {
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for i in 0..k {
+            let mut columns = [simd.splat_f32s(0.0); V];
+            for (v, column) in columns.iter_mut().enumerate() {
+                *column = load(panel.0.add(i * panel.1 + v * S::F32_LANES));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let value = simd.splat_f32s(*rows.0.add(r * rows.1 + i));
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = simd.mul_add_e_f32s(column, value, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                let out = out.add(r * PANEL + v * S::F32_LANES).cast::<S::f32s>();
+                out.write_unaligned(simd.add_f32s(out.read_unaligned(), *sum));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load<V: Copy>(at: *const f32) -> V {
+    unsafe { at.cast::<V>().read_unaligned() }
+}
+
+/// `0..len` in pieces as equal as can be, of at most `most`.
+pub fn even(len: usize, most: usize) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
+    let pieces = len.div_ceil(most);
+    (0..pieces).map(move |i| i * len / pieces..(i + 1) * len / pieces)
+}
+
+/// `out[i, j] = a_i · b_j`: (M, K) x (N, K) -> (M, N), the rows of `out` `stride` apart. Vectors run along K, so the order
+/// of a sum depends on K alone.
+///
+/// # Panics
+/// Where the shapes leave the slices.
+pub fn dots(out: &mut [f32], stride: usize, a: Rows, b: Rows, k: usize) {
+    if a.count == 0 || b.count == 0 {
+        return;
+    }
+    assert!(out.len() >= (a.count - 1) * stride + b.count);
+    a.check(k);
+    b.check(k);
+    vectorize(Dots {
+        out,
+        stride,
+        a,
+        b,
+        k,
+    });
+}
+
+struct Dots<'a> {
+    out: &'a mut [f32],
+    stride: usize,
+    a: Rows<'a>,
+    b: Rows<'a>,
+    k: usize,
+}
+
+impl WithSimd for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        // 4 x 4 accumulators of 32 registers, 2 x 4 of 16.
+        let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
+        for column in even(self.b.count, 4) {
+            for row in even(self.a.count, most) {
+                match row.len() {
+                    1 => self.by_columns::<S, 1>(simd, row.start, column.clone()),
+                    2 => self.by_columns::<S, 2>(simd, row.start, column.clone()),
+                    3 => self.by_columns::<S, 3>(simd, row.start, column.clone()),
+                    _ => self.by_columns::<S, 4>(simd, row.start, column.clone()),
+                }
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    #[inline(always)]
+    fn by_columns<S: Simd, const A: usize>(&mut self, simd: S, row: usize, column: Range<usize>) {
+        match column.len() {
+            1 => self.block::<S, A, 1>(simd, row, column.start),
+            2 => self.block::<S, A, 2>(simd, row, column.start),
+            3 => self.block::<S, A, 3>(simd, row, column.start),
+            _ => self.block::<S, A, 4>(simd, row, column.start),
+        }
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, const A: usize, const B: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+    ) {
+        let zero = simd.splat_f32s(0.0);
+        let mut sums = [[zero; B]; A];
+        let mut a: [&[f32]; A] = [&[]; A];
+        for (i, a) in a.iter_mut().enumerate() {
+            *a = &self.a.values[(row + i) * self.a.stride..][..self.k];
+        }
+        let mut b: [&[f32]; B] = [&[]; B];
+        for (j, b) in b.iter_mut().enumerate() {
+            *b = &self.b.values[(column + j) * self.b.stride..][..self.k];
+        }
+        let whole = self.k - self.k % S::F32_LANES;
+        let mut at = 0;
+        while at < whole {
+            let mut right = [zero; B];
+            for (right, b) in right.iter_mut().zip(&b) {
+                // SAFETY: `at` is below the whole vectors of K values.
+                *right = unsafe { load(b.as_ptr().add(at)) };
+            }
+            for (sums, a) in sums.iter_mut().zip(&a) {
+                // SAFETY: the same.
+                let left: S::f32s = unsafe { load(a.as_ptr().add(at)) };
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = simd.mul_add_e_f32s(left, right, *sum);
+                }
+            }
+            at += S::F32_LANES;
+        }
+        if whole < self.k {
+            for (sums, a) in sums.iter_mut().zip(&a) {
+                let left = simd.partial_load_f32s(&a[whole..]);
+                for (sum, b) in sums.iter_mut().zip(&b) {
+                    let right = simd.partial_load_f32s(&b[whole..]);
+                    *sum = simd.mul_add_e_f32s(left, right, *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                self.out[(row + i) * self.stride + column + j] = simd.reduce_sum_f32s(*sum);
+            }
+        }
+    }
+}
+
+/// `to[j, i] = from[i, j]`: (M, N) -> (N, M), the rows of `to` `stride` apart.
+///
+/// # Panics
+/// Where the shapes leave the slices.
+pub fn transpose(from: Rows, n: usize, to: &mut [f32], stride: usize) {
+    let m = from.count;
+    if m == 0 || n == 0 {
+        return;
+    }
+    from.check(n);
+    assert!(to.len() >= (n - 1) * stride + m);
+    simd::dispatch(
+        #[inline(always)]
+        || {
+            for columns in (0..n).step_by(16) {
+                for rows in (0..m).step_by(16) {
+                    for i in rows..m.min(rows + 16) {
+                        for j in columns..n.min(columns + 16) {
+                            // SAFETY: i < m and j < n, for which both were checked.
+                            unsafe {
+                                *to.get_unchecked_mut(j * stride + i) =
+                                    *from.values.get_unchecked(i * from.stride + j);
+                            }
+                        }
+                    }
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,301 @@
+//! Linear projections of one input, with an adapter's low-rank updates: `y_p = x W_p^T + s (x A_p^T) B_p^T`, (N, in) -> (N, sum of
+//! out_p), the projections side by side (arXiv 2106.09685, section 4.1). Nothing of a weight's size is made.
+
+use burn::tensor::Tensor;
+use sharelora_adapters::Mask;
+use sharelora_kernels::matrix::Matrix;
+
+use super::{Kernels, kernels};
+#[cfg(feature = "flex")]
+use super::{bridge, host};
+use crate::weight::Weight;
+
+/// An adapter's update of one of the projections.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Index among the projections.
+    pub projection: usize,
+    /// (r, in)
+    pub a: Tensor<2>,
+    /// (out, r)
+    pub b: Tensor<2>,
+    pub scale: f64,
+    pub mask: Option<Mask>,
+}
+
+/// The projections of `x` with their updates; `weights`: of all projections that read it.
+pub fn linear(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<2> {
+    match kernels(&x.device()) {
+        #[cfg(feature = "flex")]
+        Kernels::Host => match matrices(weights) {
+            Some(matrices) => frozen(x, matrices, updates),
+            None if updates.is_empty() => trained(x, weights),
+            None => linear_composed(x, weights, updates),
+        },
+        #[cfg(feature = "libtorch")]
+        Kernels::Torch => linear_composed(x, weights, updates),
+        Kernels::Composed => linear_composed(x, weights, updates),
+    }
+}
+
+/// [`linear`] of burn's primitives.
+pub fn linear_composed(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<2> {
+    let device = x.device().inner();
+    let mut parts: Vec<Tensor<2>> = weights
+        .iter()
+        .map(|w| x.clone().matmul(w.tensor(&device).transpose()))
+        .collect();
+    for update in updates {
+        let input = match &update.mask {
+            Some(mask) => x.clone() * mask.tensor(x.dims(), &device),
+            None => x.clone(),
+        };
+        let low = input.matmul(update.a.transpose()).mul_scalar(update.scale); // (N, r)
+        let part = &mut parts[update.projection];
+        *part = part.clone() + low.matmul(update.b.transpose());
+    }
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, 1),
+    }
+}
+
+/// All of them, where all are in host memory.
+#[cfg(feature = "flex")]
+fn matrices(weights: &[Weight]) -> Option<Vec<Matrix>> {
+    let matrix = |w: &Weight| match w {
+        Weight::Host(m) => Some(m.clone()),
+        Weight::Tensor(_) => None,
+    };
+    weights.iter().map(matrix).collect()
+}
+
+#[cfg(feature = "flex")]
+fn frozen(x: Tensor<2>, weights: Vec<Matrix>, updates: Vec<Update>) -> Tensor<2> {
+    let mut inputs = vec![x];
+    let mut sites = Vec::new();
+    for update in updates {
+        sites.push(Site {
+            projection: update.projection,
+            scale: update.scale as f32,
+            mask: update.mask,
+        });
+        inputs.extend([update.a, update.b]);
+    }
+    let op = FrozenLinear { weights, sites };
+    fn run<const N: usize>(op: FrozenLinear, inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        let inputs = inputs.try_into().expect("counted by the caller");
+        bridge::apply::<burn::backend::Flex, _, N>(op, inputs)
+    }
+    match inputs.len() {
+        1 => run::<1>(op, inputs),
+        3 => run::<3>(op, inputs),
+        5 => run::<5>(op, inputs),
+        7 => run::<7>(op, inputs),
+        n => unreachable!("{n} inputs: no architecture joins more than three projections"),
+    }
+}
+
+#[cfg(feature = "flex")]
+fn trained(x: Tensor<2>, weights: &[Weight]) -> Tensor<2> {
+    fn run<const N: usize>(inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        let inputs = inputs.try_into().expect("counted by the caller");
+        bridge::apply::<burn::backend::Flex, _, N>(TrainedLinear, inputs)
+    }
+    let device = x.device().inner();
+    let weights = weights.iter().map(|w| w.tensor(&device));
+    let inputs: Vec<_> = std::iter::once(x).chain(weights).collect();
+    match inputs.len() {
+        2 => run::<2>(inputs),
+        3 => run::<3>(inputs),
+        4 => run::<4>(inputs),
+        n => unreachable!("{n} inputs: no architecture joins more than three projections"),
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Site {
+    projection: usize,
+    scale: f32,
+    mask: Option<Mask>,
+}
+
+/// Inputs: x, then A and B of each site.
+#[derive(Debug, Clone)]
+struct FrozenLinear {
+    weights: Vec<Matrix>,
+    sites: Vec<Site>,
+}
+
+#[cfg(feature = "flex")]
+mod frozen_linear {
+    use sharelora_kernels::linear;
+
+    use super::{FrozenLinear, Matrix, bridge, host};
+
+    type MaskRow<'a> = Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>;
+
+    /// x is kept where an update's gradient needs it.
+    #[derive(Debug, Clone)]
+    pub(super) struct Saved {
+        x: Option<host::FlexTensor>,
+        rows: usize,
+        /// A and B of each site.
+        updates: Vec<host::FlexTensor>,
+        lows: Vec<Vec<f32>>,
+    }
+
+    impl FrozenLinear {
+        fn masks(&self) -> Vec<Option<MaskRow<'_>>> {
+            let row = |mask| -> MaskRow<'_> {
+                let mask: &sharelora_adapters::Mask = mask;
+                Box::new(move |row, out: &mut [f32]| mask.row(row, out))
+            };
+            self.sites
+                .iter()
+                .map(|s| s.mask.as_ref().map(row))
+                .collect()
+        }
+
+        fn updates<'a>(
+            &self,
+            tensors: &'a [host::FlexTensor],
+            masks: &'a [Option<MaskRow<'a>>],
+        ) -> Vec<linear::Update<'a>> {
+            let sites = self.sites.iter().zip(tensors.chunks_exact(2)).zip(masks);
+            sites
+                .map(|((site, pair), mask)| linear::Update {
+                    projection: site.projection,
+                    a: host::slice(&pair[0]),
+                    b: host::slice(&pair[1]),
+                    rank: host::dims(&pair[0])[0],
+                    scale: site.scale,
+                    mask: mask.as_deref(),
+                })
+                .collect()
+        }
+    }
+
+    impl<const N: usize> bridge::Operation<burn::backend::Flex, N> for FrozenLinear {
+        type Saved = Saved;
+
+        fn forward(&self, inputs: [host::FlexTensor; N]) -> (host::FlexTensor, Saved) {
+            let mut inputs = inputs.into_iter().map(host::dense);
+            let x = inputs.next().expect("x is the first input");
+            let tensors: Vec<_> = inputs.collect();
+            let [n, _] = host::dims(&x);
+            let width = self.weights.iter().map(Matrix::rows).sum();
+            let mut y = host::buffer(n * width);
+            let weights: Vec<&Matrix> = self.weights.iter().collect();
+            let masks = self.masks();
+            let updates = self.updates(&tensors, &masks);
+            let lows = linear::forward(host::slice(&x), n, &weights, &updates, &mut y);
+            drop(updates);
+            let saved = Saved {
+                x: (!self.sites.is_empty()).then_some(x),
+                rows: n,
+                updates: tensors,
+                lows,
+            };
+            (host::tensor(y, n, width), saved)
+        }
+
+        fn backward(
+            &self,
+            saved: Saved,
+            gradient: host::FlexTensor,
+            wanted: [bool; N],
+        ) -> [Option<host::FlexTensor>; N] {
+            let dy = host::dense(gradient);
+            let weights: Vec<&Matrix> = self.weights.iter().collect();
+            let columns = weights[0].columns();
+            let masks = self.masks();
+            let updates = self.updates(&saved.updates, &masks);
+            let mut dx = wanted[0].then(|| host::buffer(saved.rows * columns));
+            let found = linear::backward(
+                saved.x.as_ref().map(host::slice),
+                saved.rows,
+                host::slice(&dy),
+                &weights,
+                &updates,
+                &saved.lows,
+                dx.as_deref_mut(),
+            );
+            let mut out = [const { None }; N];
+            out[0] = dx.map(|v| host::tensor(v, saved.rows, columns));
+            for (i, site) in found.into_iter().enumerate() {
+                let [a, b] = [&saved.updates[2 * i], &saved.updates[2 * i + 1]].map(host::dims);
+                out[1 + 2 * i] = Some(host::tensor(site.a, a[0], a[1]));
+                out[2 + 2 * i] = Some(host::tensor(site.b, b[0], b[1]));
+            }
+            out
+        }
+    }
+}
+
+/// Full fine-tuning. Inputs: x, then the weights. `dx = Σ dy_p W_p`, `dW_p = dy_p^T x`.
+#[derive(Debug, Clone)]
+struct TrainedLinear;
+
+#[cfg(feature = "flex")]
+impl<const N: usize> bridge::Operation<burn::backend::Flex, N> for TrainedLinear {
+    type Saved = Vec<host::FlexTensor>;
+
+    fn forward(&self, inputs: [host::FlexTensor; N]) -> (host::FlexTensor, Self::Saved) {
+        use sharelora_kernels::product::{View, multiply_in_parallel};
+        let inputs = inputs.map(host::dense);
+        let [n, k] = host::dims(&inputs[0]);
+        let widths: Vec<usize> = inputs[1..].iter().map(|w| host::dims(w)[0]).collect();
+        let total: usize = widths.iter().sum();
+        let x = View::new(host::slice(&inputs[0]), n, k, k);
+        let mut y = host::buffer(n * total);
+        let mut start = 0;
+        for (weight, width) in inputs[1..].iter().zip(widths) {
+            let mut part = host::buffer(n * width);
+            let weight = View::new(host::slice(weight), width, k, k);
+            multiply_in_parallel(&mut part, x, weight.t());
+            for (y, part) in y.chunks_mut(total).zip(part.chunks(width)) {
+                y[start..start + width].copy_from_slice(part);
+            }
+            start += width;
+        }
+        (host::tensor(y, n, total), inputs.into())
+    }
+
+    fn backward(
+        &self,
+        saved: Self::Saved,
+        gradient: host::FlexTensor,
+        wanted: [bool; N],
+    ) -> [Option<host::FlexTensor>; N] {
+        use sharelora_kernels::product::{View, multiply_in_parallel};
+        let dy = host::dense(gradient);
+        let [n, k] = host::dims(&saved[0]);
+        let [_, total] = host::dims(&dy);
+        let x = View::new(host::slice(&saved[0]), n, k, k);
+        let mut out = [const { None }; N];
+        let mut start = 0;
+        let mut dx: Option<Vec<f32>> = None;
+        for (i, weight) in saved[1..].iter().enumerate() {
+            let [width, _] = host::dims(weight);
+            let dy = View::new(&host::slice(&dy)[start..], n, width, total);
+            start += width;
+            if wanted[0] {
+                let mut part = host::buffer(n * k);
+                let weight = View::new(host::slice(weight), width, k, k);
+                multiply_in_parallel(&mut part, dy, weight);
+                match &mut dx {
+                    Some(dx) => dx.iter_mut().zip(&part).for_each(|(a, b)| *a += b),
+                    None => dx = Some(part),
+                }
+            }
+            if wanted[1 + i] {
+                let mut dw = host::buffer(width * k);
+                multiply_in_parallel(&mut dw, dy.t(), x);
+                out[1 + i] = Some(host::tensor(dw, width, k));
+            }
+        }
+        out[0] = dx.map(|v| host::tensor(v, n, k));
+        out
+    }
+}

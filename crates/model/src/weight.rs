@@ -1,0 +1,96 @@
+//! One weight of a model: frozen in the host's memory, or a tensor.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use sharelora_kernels::linear;
+use sharelora_kernels::matrix::{Format, Matrix};
+
+use crate::Input;
+
+/// A weight, (out, in).
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// Frozen: read by our kernels where it is, in the format that it has. Clones share it.
+    Host(Matrix),
+    /// On a backend's device; trained where it is tracked.
+    Tensor(Tensor<2>),
+}
+
+impl Weight {
+    /// (out, in)
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Weight::Host(m) => [m.rows(), m.columns()],
+            Weight::Tensor(t) => t.dims(),
+        }
+    }
+
+    /// The values, row-major.
+    pub fn values(&self) -> Vec<f32> {
+        match self {
+            Weight::Host(m) => m.values(),
+            Weight::Tensor(t) => t
+                .clone()
+                .without_autodiff()
+                .try_into_vec_as::<f32>()
+                .expect("a float tensor that exists can be read as f32"),
+        }
+    }
+
+    /// As a tensor of f32: a copy where it is in host memory or narrower.
+    pub(crate) fn tensor(&self, device: &Device) -> Tensor<2> {
+        match self {
+            Weight::Host(m) => {
+                let data = TensorData::new(m.values(), [m.rows(), m.columns()]);
+                Tensor::from_data(data, device)
+            }
+            Weight::Tensor(t) if t.dtype() == DType::F32 => t.clone(),
+            Weight::Tensor(t) => t.clone().cast(DType::F32),
+        }
+    }
+
+    /// Makes it a tensor of f32, if it is none, to be replaced.
+    pub(crate) fn tensor_mut(&mut self, device: &Device) -> &mut Tensor<2> {
+        let ready = matches!(self, Weight::Tensor(t) if t.dtype() == DType::F32);
+        if !ready {
+            *self = Weight::Tensor(self.tensor(device));
+        }
+        match self {
+            Weight::Tensor(t) => t,
+            Weight::Host(_) => unreachable!("made a tensor above"),
+        }
+    }
+
+    /// The rows of the input's ids, (N, in).
+    pub(crate) fn rows(&self, input: &Input, device: &Device) -> Tensor<2> {
+        match self {
+            Weight::Host(m) => {
+                let mut out = vec![0.0; input.ids.len() * m.columns()];
+                linear::embed(m, &input.ids, &mut out);
+                Tensor::from_data(TensorData::new(out, [input.ids.len(), m.columns()]), device)
+            }
+            Weight::Tensor(t) => {
+                let rows = t.clone().select(0, input.tensor(device));
+                Weight::Tensor(rows).tensor(device)
+            }
+        }
+    }
+
+    /// Bytes on the heap or a device, and in a mapped file.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        match self {
+            Weight::Host(m) if m.is_mapped() => (0, m.file_bytes()),
+            Weight::Host(m) => (m.memory(), 0),
+            Weight::Tensor(t) => (t.dims().iter().product::<usize>() * t.dtype().size(), 0),
+        }
+    }
+}
+
+/// The matrix on a device, in the dtype that stands for its format.
+pub(crate) fn on_device(matrix: &Matrix, device: &Device) -> Tensor<2> {
+    let tensor = Weight::Host(matrix.clone()).tensor(device);
+    match matrix.format() {
+        Format::Bf16 => tensor.cast(DType::BF16),
+        Format::F16 => tensor.cast(DType::F16),
+        _ => tensor,
+    }
+}
