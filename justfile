@@ -64,6 +64,14 @@ doctor:
 pretrain-pocket:
     cargo run --release -- pretrain-pocket
 
+# Measure `train`, `generate`, `load` or `machine`
+bench WHAT *ARGS:
+    cargo run --release -- bench "$@"
+
+# Compare with PyTorch and PEFT; PYTHON has what scripts/peer_requirements.txt lists. Writes reports/performance
+bench-peer PYTHON *ARGS:
+    cargo run --release -- bench peer --python "$@"
+
 # Format the code
 fmt:
     cargo fmt --all

@@ -4,7 +4,7 @@
   python3 scripts/setup_libtorch.py [cpu|cuda] --path     print its path alone; exit code 1 where it is not there
 
 The folder lies in sharelora's own cache (SHARELORA_CACHE, else ~/.cache/sharelora). Wheels come through pip, so that its index
-settings hold. Only headers and libraries are kept: 0.6 GB for `cpu`, 5 GB for `cuda`, which has a CPU too. A run that was
+settings hold. Only headers and libraries are kept: 0.6 GB for `cpu`, 6 GB for `cuda`, which has a CPU too. A run that was
 stopped goes on where it was. Needs Linux on x86-64, pip, and nothing else; this Python's version must be one that PyTorch 2.9.0
 has a wheel for, 3.10 to 3.14.
 """

@@ -198,14 +198,19 @@ impl Mask {
         }
     }
 
-    /// All factors, (rows, columns).
-    pub fn tensor(&self, [rows, columns]: [usize; 2], device: &Device) -> Tensor<2> {
+    /// All factors, (rows, columns), row-major.
+    pub fn values(&self, [rows, columns]: [usize; 2]) -> Vec<f32> {
         let mut values = vec![0f32; rows * columns];
         values
             .par_chunks_mut(columns.max(1))
             .enumerate()
             .for_each(|(row, out)| self.row(row, out));
-        Tensor::from_data(TensorData::new(values, [rows, columns]), device)
+        values
+    }
+
+    /// [`Mask::values`] as a tensor.
+    pub fn tensor(&self, shape: [usize; 2], device: &Device) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(self.values(shape), shape), device)
     }
 }
 

@@ -33,6 +33,10 @@ const MIN_QUERIES: usize = 16;
 const KEYS: usize = 128;
 /// Keys that one task of the backward pass works on.
 const PIECE: usize = 512;
+/// Fewer generated sequences than that are cut into heads.
+const FEW_ROWS: usize = 4;
+/// Values of that many tokens are summed at a time where there is one query: they stay in the first-level cache.
+const TOKENS: usize = 16;
 /// Partial results of a sum or a maximum along a row: the lanes of the widest vectors.
 const LANES: usize = 16;
 
@@ -302,9 +306,16 @@ pub fn cached(
     }
     out_rows.clear_until(count);
 
+    // Several times as fast where one task reads the cache of all heads from end to end; a task a head is for when there
+    // are few rows to share out.
+    let together = if sequences.len() < FEW_ROWS {
+        1
+    } else {
+        heads.key
+    };
     let width = heads.width();
     let parallel = sequences.into_par_iter().with_max_len(1);
-    parallel.for_each(|(past, span, (keys, values), tasks)| {
+    parallel.for_each(|(past, span, (keys, values), mut tasks)| {
         let new = qkv[span.start * width..].chunks_exact(width).take(span.len);
         let places = keys[past * stride..]
             .chunks_exact_mut(stride)
@@ -314,6 +325,18 @@ pub fn cached(
             value.copy_from_slice(&row[heads.values(0)..]);
         }
         let (keys, values) = (&*keys, &*values);
+        if span.len == 1 {
+            let row = &qkv[span.start * width..][..width];
+            let memory = Memory {
+                keys,
+                values,
+                stride,
+                count: past + 1,
+            };
+            return tasks
+                .par_chunks_mut(together)
+                .for_each(|tasks| attend_one(row, heads, memory, tasks));
+        }
         tasks.into_par_iter().with_max_len(1).for_each(|mut task| {
             let memory = Memory {
                 keys: &keys[task.head * heads.size..],
@@ -322,12 +345,8 @@ pub fn cached(
                 count: past + task.first + task.out.len(),
             };
             let queries = &qkv[(span.start + task.first) * width + heads.queries(task.head)..];
-            if let [out] = task.out.as_mut_slice() {
-                attend_one(queries, heads, memory, out);
-            } else {
-                let first = Some(past + task.first);
-                attend(queries, heads, memory, first, &mut task.out, &mut []);
-            }
+            let first = Some(past + task.first);
+            attend(queries, heads, memory, first, &mut task.out, &mut []);
         });
     });
 }
@@ -536,17 +555,32 @@ fn soften(scores: &mut [f32], max: &mut [f32], total: &mut [f32], correction: &m
     }
 }
 
-/// One query position against all keys of `memory`: too little work for a matrix product to gain from.
-fn attend_one(queries: &[f32], heads: Heads, memory: Memory, out: &mut [f32]) {
-    let (group, size) = (heads.group(), heads.size);
-    let count = memory.count;
-    scratch([group * count], |[scores]| {
+/// One query position, the first of `qkv`, against all tokens of `memory`, in the consecutive heads of `tasks`: too little work for
+/// a matrix product to gain from. All heads lie in `memory`.
+fn attend_one(qkv: &[f32], heads: Heads, memory: Memory, tasks: &mut [Task]) {
+    let Memory {
+        keys,
+        values,
+        stride,
+        count,
+    } = memory;
+    let (part, size, scale) = (heads.group() * heads.size, heads.size, heads.scale());
+    let Some(first) = tasks.first().map(|task| task.head) else {
+        return;
+    };
+    let queries = &qkv[first * part..][..tasks.len() * part];
+    let columns = first * size..(first + tasks.len()) * size;
+    scratch([queries.len() / size * count], |[scores]| {
         dispatch(
             #[inline(always)]
             || {
-                for (key, memory) in memory.keys.chunks(memory.stride).take(count).enumerate() {
-                    for (g, query) in queries.chunks_exact(size).take(group).enumerate() {
-                        scores[g * count + key] = dot(query, &memory[..size]) * heads.scale();
+                for (token, keys) in keys.chunks(stride).take(count).enumerate() {
+                    let each = keys[columns.clone()].chunks_exact(size);
+                    let mut scores = scores[token..].iter_mut().step_by(count);
+                    for (key, queries) in each.zip(queries.chunks_exact(part)) {
+                        for (query, score) in queries.chunks_exact(size).zip(&mut scores) {
+                            *score = dot(query, key) * scale;
+                        }
                     }
                 }
                 for scores in scores.chunks_exact_mut(count) {
@@ -557,20 +591,20 @@ fn attend_one(queries: &[f32], heads: Heads, memory: Memory, out: &mut [f32]) {
                     let total = fold([scores], 0.0, |a, [b]| a + b, |a, b| a + b);
                     scores.iter_mut().for_each(|score| *score /= total);
                 }
-                for (out, weights) in out.chunks_exact_mut(size).zip(scores.chunks_exact(count)) {
-                    let mut values = memory.values;
-                    let (wide, rest) = out.as_chunks_mut::<{ 4 * LANES }>();
-                    for out in wide {
-                        *out = weigh(weights, values, memory.stride);
-                        values = &values[out.len()..];
-                    }
-                    let (narrow, rest) = rest.as_chunks_mut::<LANES>();
-                    for out in narrow {
-                        *out = weigh(weights, values, memory.stride);
-                        values = &values[out.len()..];
-                    }
-                    for (i, out) in rest.iter_mut().enumerate() {
-                        [*out] = weigh(weights, &values[i..], memory.stride);
+                for start in (0..count).step_by(TOKENS) {
+                    let tokens = start..count.min(start + TOKENS);
+                    let outs = tasks.iter_mut().flat_map(|task| task.out.iter_mut());
+                    let parts = outs.zip(scores.chunks_exact(part / size * count));
+                    for ((out, scores), column) in parts.zip(columns.clone().step_by(size)) {
+                        let values = &values[start * stride + column..];
+                        if start == 0 {
+                            out.fill(0.0);
+                        }
+                        for (out, scores) in
+                            out.chunks_exact_mut(size).zip(scores.chunks_exact(count))
+                        {
+                            add_weighted(out, &scores[tokens.clone()], values, stride);
+                        }
                     }
                 }
             },
@@ -578,15 +612,34 @@ fn attend_one(queries: &[f32], heads: Heads, memory: Memory, out: &mut [f32]) {
     });
 }
 
-/// The weighted sum of the first W columns of `values`: so few that they stay in registers.
+/// `out` += the weighted sum of rows of `values`, which are `stride` apart.
 #[inline(always)]
-fn weigh<const W: usize>(weights: &[f32], values: &[f32], stride: usize) -> [f32; W] {
-    let mut sums = [0.0; W];
+fn add_weighted(out: &mut [f32], weights: &[f32], values: &[f32], stride: usize) {
+    let mut values = values;
+    let (wide, rest) = out.as_chunks_mut::<{ 4 * LANES }>();
+    for out in wide {
+        add_columns(out, weights, values, stride);
+        values = &values[out.len()..];
+    }
+    let (narrow, rest) = rest.as_chunks_mut::<LANES>();
+    for out in narrow {
+        add_columns(out, weights, values, stride);
+        values = &values[out.len()..];
+    }
+    for (i, out) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
+        add_columns(out, weights, &values[i..], stride);
+    }
+}
+
+/// So few columns that their sums stay in registers.
+#[inline(always)]
+fn add_columns<const W: usize>(out: &mut [f32; W], weights: &[f32], values: &[f32], stride: usize) {
+    let mut sums = *out;
     for (weight, values) in weights.iter().zip(values.chunks(stride)) {
         let values: &[f32; W] = values.first_chunk().expect("a head holds W columns");
         sums = from_fn(|l| weight.mul_add(values[l], sums[l]));
     }
-    sums
+    *out = sums;
 }
 
 /// A later piece's part of the gradient of the queries of the rows from `start` on, (rows, H D).
@@ -782,18 +835,8 @@ fn fold<const K: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::tests::{slopes, values as random, wide};
     use proptest::prelude::*;
-    use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    fn random(len: usize, seed: u64) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..len).map(|_| rng.random_range(-2.0..2.0)).collect()
-    }
-
-    fn wide(values: &[f32]) -> Vec<f64> {
-        values.iter().map(|&value| f64::from(value)).collect()
-    }
 
     /// The definition, in `f64`: (out, lse).
     fn naive(qkv: &[f64], heads: Heads, spans: &[Span], causal: bool) -> (Vec<f64>, Vec<f64>) {
@@ -910,8 +953,8 @@ mod tests {
     }
 
     fn compare(heads: Heads, spans: &[Span], rows: usize, causal: bool, seed: u64) {
-        let qkv = random(rows * heads.width(), seed);
-        let dout = random(rows * heads.query * heads.size, seed + 1);
+        let qkv = random(seed, rows * heads.width());
+        let dout = random(seed + 1, rows * heads.query * heads.size);
         let [out, lse, dqkv] = run(&qkv, heads, spans, causal, &dout);
         let (true_out, true_lse) = naive(&wide(&qkv), heads, spans, causal);
         let true_dqkv = naive_backward(&wide(&qkv), heads, spans, causal, &wide(&dout));
@@ -979,8 +1022,8 @@ mod tests {
         };
         let (spans, rows) = pack(&[5, 1, 3], 1);
         for causal in [true, false] {
-            let qkv = random(rows * heads.width(), 1);
-            let dout = random(rows * heads.query * heads.size, 2);
+            let qkv = random(1, rows * heads.width());
+            let dout = random(2, rows * heads.query * heads.size);
             let [_, _, dqkv] = run(&qkv, heads, &spans, causal, &dout);
             let loss = |qkv: &[f64]| -> f64 {
                 let (out, _) = naive(qkv, heads, &spans, causal);
@@ -989,19 +1032,7 @@ mod tests {
                     .map(|(out, &dout)| out * f64::from(dout))
                     .sum()
             };
-            let mut at = wide(&qkv);
-            let slopes: Vec<f64> = (0..at.len())
-                .map(|i| {
-                    let (here, step) = (at[i], 1e-5);
-                    at[i] = here + step;
-                    let above = loss(&at);
-                    at[i] = here - step;
-                    let below = loss(&at);
-                    at[i] = here;
-                    (above - below) / (2.0 * step)
-                })
-                .collect();
-            assert!(furthest(&dqkv, &slopes) < 5e-6);
+            assert!(furthest(&dqkv, &slopes(&wide(&qkv), loss)) < 5e-6);
         }
     }
 
@@ -1014,7 +1045,7 @@ mod tests {
             size: 4,
         };
         let len = 300;
-        let mut qkv = random(len * heads.width(), 3);
+        let mut qkv = random(3, len * heads.width());
         for (i, row) in qkv.chunks_exact_mut(heads.width()).enumerate() {
             for value in &mut row[..3 * heads.size] {
                 *value = value.signum() * 100.0;
@@ -1022,7 +1053,7 @@ mod tests {
             // Scores that rise, fall and jump from one block of keys to the next.
             row[2 * heads.size] = [10.0, -5000.0, 5000.0][i * 3 / len] * (1.0 + i as f32 * 1e-3);
         }
-        let dout = random(len * heads.query * heads.size, 4);
+        let dout = random(4, len * heads.query * heads.size);
         let spans = [Span { start: 0, len }];
         for causal in [true, false] {
             let [out, lse, dqkv] = run(&qkv, heads, &spans, causal, &dout);
@@ -1044,8 +1075,8 @@ mod tests {
             size: 16,
         };
         let (spans, rows) = pack(&[40, 130, 20], 1);
-        let mut qkv = random(rows * heads.width(), 8);
-        let dout = random(rows * heads.query * heads.size, 9);
+        let mut qkv = random(8, rows * heads.width());
+        let dout = random(9, rows * heads.query * heads.size);
         qkv[(spans[1].start + 2) * heads.width()] = f32::NAN;
         let [out, lse, dqkv] = run(&qkv, heads, &spans, true, &dout);
         let inside = (spans[1].start)..(spans[1].start + spans[1].len);
@@ -1069,8 +1100,8 @@ mod tests {
         };
         let lens = [70, PIECE + 33, 1, 129];
         let (spans, rows) = pack(&lens, 1);
-        let qkv = random(rows * heads.width(), 10);
-        let dout = random(rows * heads.query * heads.size, 11);
+        let qkv = random(10, rows * heads.width());
+        let dout = random(11, rows * heads.query * heads.size);
         for causal in [true, false] {
             let all = run(&qkv, heads, &spans, causal, &dout);
             for span in &spans {
@@ -1099,8 +1130,8 @@ mod tests {
             size: 32,
         };
         let (spans, rows) = pack(&[100, 2 * PIECE + 10, 64, 1], 0);
-        let qkv = random(rows * heads.width(), 12);
-        let dout = random(rows * heads.query * heads.size, 13);
+        let qkv = random(12, rows * heads.width());
+        let dout = random(13, rows * heads.query * heads.size);
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             pool.unwrap().install(|| {
@@ -1134,61 +1165,64 @@ mod tests {
     /// A generated token is the one that a pass over the whole text would give, however the text was fed.
     #[test]
     fn the_cache_changes_nothing() {
-        let heads = Heads {
-            query: 6,
-            key: 2,
-            size: 20,
-        };
-        let (width, out_width) = (heads.width(), heads.query * heads.size);
-        let (lens, capacity, slots) = ([200usize, 37, 1], 201, 5);
-        let (spans, rows) = pack(&lens, 0);
-        let qkv = random(rows * width, 14);
-        let mut whole = vec![0.0; rows * out_width];
-        forward(&qkv, heads, &spans, true, &mut whole);
-        for chunk in [1, 2, 7, 65, 150, 200] {
-            let mut keys = vec![f32::NAN; slots * capacity * heads.key * heads.size];
-            let mut values = keys.clone();
-            let mut fed = vec![f32::NAN; whole.len()];
-            let mut past = 0;
-            while past < 200 {
-                // The sequences lie in another order than their slots, with a gap and, once over, without rows.
-                let mut packed = vec![0.0; width];
-                let mut step = Vec::new();
-                for (n, (&len, span)) in lens.iter().zip(&spans).enumerate() {
-                    let here = past.min(len);
-                    let len = chunk.min(len - here);
-                    let start = packed.len() / width;
-                    packed.extend_from_slice(&qkv[(span.start + here) * width..][..len * width]);
-                    let span = Span { start, len };
-                    step.insert(
-                        0,
-                        CachedRow {
-                            span,
-                            slot: 4 - n,
-                            past: here,
-                        },
+        for (key, size) in [(2, 20), (3, 84)] {
+            let heads = Heads {
+                query: 3 * key,
+                key,
+                size,
+            };
+            let (width, out_width) = (heads.width(), heads.query * heads.size);
+            let (lens, capacity, slots) = ([200usize, 37, 1, 150, 90], 201, 6);
+            let (spans, rows) = pack(&lens, 0);
+            let qkv = random(14, rows * width);
+            let mut whole = vec![0.0; rows * out_width];
+            forward(&qkv, heads, &spans, true, &mut whole);
+            for chunk in [1, 2, 7, 65, 150, 200] {
+                let mut keys = vec![f32::NAN; slots * capacity * heads.key * heads.size];
+                let mut values = keys.clone();
+                let mut fed = vec![f32::NAN; whole.len()];
+                let mut past = 0;
+                while past < 200 {
+                    // The sequences lie in another order than their slots, with a gap and, once over, without rows.
+                    let mut packed = vec![0.0; width];
+                    let mut step = Vec::new();
+                    for (n, (&len, span)) in lens.iter().zip(&spans).enumerate() {
+                        let here = past.min(len);
+                        let len = chunk.min(len - here);
+                        let start = packed.len() / width;
+                        packed
+                            .extend_from_slice(&qkv[(span.start + here) * width..][..len * width]);
+                        let span = Span { start, len };
+                        step.insert(
+                            0,
+                            CachedRow {
+                                span,
+                                slot: 5 - n,
+                                past: here,
+                            },
+                        );
+                    }
+                    let mut out = vec![f32::NAN; packed.len() / width * out_width];
+                    cached(
+                        &packed,
+                        heads,
+                        &step,
+                        &mut keys,
+                        &mut values,
+                        capacity,
+                        &mut out,
                     );
+                    assert!(out[..out_width].iter().all(|&v| v == 0.0));
+                    for row in &step {
+                        let to = (spans[5 - row.slot].start + row.past) * out_width;
+                        fed[to..to + row.span.len * out_width].copy_from_slice(
+                            &out[row.span.start * out_width..][..row.span.len * out_width],
+                        );
+                    }
+                    past += chunk;
                 }
-                let mut out = vec![f32::NAN; packed.len() / width * out_width];
-                cached(
-                    &packed,
-                    heads,
-                    &step,
-                    &mut keys,
-                    &mut values,
-                    capacity,
-                    &mut out,
-                );
-                assert!(out[..out_width].iter().all(|&v| v == 0.0));
-                for row in &step {
-                    let to = (spans[4 - row.slot].start + row.past) * out_width;
-                    fed[to..to + row.span.len * out_width].copy_from_slice(
-                        &out[row.span.start * out_width..][..row.span.len * out_width],
-                    );
-                }
-                past += chunk;
+                assert!(furthest(&fed, &wide(&whole)) < 1e-5, "chunks of {chunk}");
             }
-            assert!(furthest(&fed, &wide(&whole)) < 1e-5, "chunks of {chunk}");
         }
     }
 

@@ -24,8 +24,9 @@ use crate::simd;
 const POSITIONS: usize = 128;
 /// Positions come in whole vectors of this many; the last is filled up with zeros.
 const LANES: usize = 16;
-/// Rows of the head at a time: with their logits and gradients they fit in a core's second-level cache.
-const TILE: usize = 256;
+/// Rows of the head at a time: few enough that the second product finds them and their logits in the cache. Above 256, the size up
+/// to which `gemm` takes a matrix times a vector at half its speed.
+const TILE: usize = 384;
 /// The vocabulary is cut until there are this many blocks of positions times vocabulary to share among threads.
 const BLOCKS: usize = 32;
 
@@ -133,22 +134,24 @@ pub fn argmax(hidden: &[f32], head: &Matrix) -> Vec<u32> {
     tokens
 }
 
-/// At most [`POSITIONS`] hidden states, transposed: (C, lanes).
+/// At most [`POSITIONS`] hidden states, transposed.
 struct Block {
     range: Range<usize>,
     lanes: usize,
+    /// (C, width)
     hidden: Vec<f32>,
+    /// As many as lanes; a single state stays one, as a matrix times a vector is faster than times a block of zeros.
+    width: usize,
 }
 
 impl Block {
     fn new(hidden: &[f32], c: usize, range: Range<usize>) -> Self {
         let lanes = range.len().next_multiple_of(LANES);
-        let mut transposed = vec![0.0; c * lanes];
-        for (i, row) in hidden[range.start * c..range.end * c]
-            .chunks_exact(c.max(1))
-            .enumerate()
-        {
-            for (value, column) in row.iter().zip(transposed.chunks_exact_mut(lanes)) {
+        let width = if range.len() == 1 { 1 } else { lanes };
+        let mut transposed = vec![0.0; c * width];
+        let rows = hidden[range.start * c..range.end * c].chunks_exact(c.max(1));
+        for (i, row) in rows.enumerate() {
+            for (value, column) in row.iter().zip(transposed.chunks_exact_mut(width)) {
                 column[i] = *value;
             }
         }
@@ -156,6 +159,7 @@ impl Block {
             range,
             lanes,
             hidden: transposed,
+            width,
         }
     }
 
@@ -173,7 +177,7 @@ impl Block {
             let rows = start..rows.end.min(start + TILE);
             let logits = &mut logits[..rows.len() * lanes];
             let values = head.tile(rows.clone(), &mut scratch);
-            let states = View::new(&self.hidden, c, lanes, lanes);
+            let states = View::new(&self.hidden, c, self.width, self.width);
             multiply(
                 logits,
                 lanes,
@@ -306,8 +310,8 @@ impl Sums {
                 .zip(&total.max)
                 .map(|(part, total)| (part - total).exp())
                 .collect();
-            for i in 0..lanes {
-                total.sum[i] += part.sum[i] * factor[i];
+            for (i, factor) in factor.iter().enumerate() {
+                total.sum[i] += part.sum[i] * factor;
                 total.target[i] += part.target[i];
             }
             simd::dispatch(

@@ -29,7 +29,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::matrix::Matrix;
-use panel::{PANEL, Rows, accumulate, dots, even, transpose};
+use crate::simd;
+use panel::{PANEL, Rows, accumulate, dots, even, transpose, transpose_to};
 
 /// Weight rows of a tile: (48, 576) values are 108 KiB, well within a second-level cache.
 const TILE: usize = 48;
@@ -218,12 +219,17 @@ impl Shared {
         }
     }
 
+    /// The first of some values, to be used as [`Shared::part`] is.
+    fn pointer(&self, range: Range<usize>) -> *mut f32 {
+        assert!(range.start <= range.end && range.end <= self.len);
+        self.at.wrapping_add(range.start)
+    }
+
     /// # Safety
     /// The slice must be alive, and no two tasks may ask for one value.
     #[allow(clippy::mut_from_ref)]
     unsafe fn part(&self, range: Range<usize>) -> &mut [f32] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        unsafe { std::slice::from_raw_parts_mut(self.at.add(range.start), range.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(range.clone()), range.len()) }
     }
 }
 
@@ -458,13 +464,12 @@ fn many(
                         accumulate(product, b, Rows::new(low, PANEL, rank), width);
                     }
                     let start = panel * PANEL * shape.output + shape.columns[p].start + rows.start;
-                    for row in 0..width {
-                        let start = start + row * shape.output;
-                        // SAFETY: jobs are different rows or columns of y.
-                        let y = unsafe { y.part(start..start + m) };
-                        for (y, product) in y.iter_mut().zip(product[row..].iter().step_by(PANEL)) {
-                            *y = *product;
-                        }
+                    let end = start + (width - 1) * shape.output + m;
+                    let product = Rows::new(product, PANEL, m);
+                    // SAFETY: jobs are different rows or columns of y.
+                    unsafe {
+                        let y = y.pointer(start..end);
+                        transpose_to(product, width, y, shape.output);
                     }
                 }
             });
@@ -551,9 +556,17 @@ fn input_gradient(
                 sum.fill(0.0);
                 for (weight, columns) in weights.iter().zip(&shape.columns) {
                     for terms in even(columns.len(), TERMS) {
-                        weight.write(terms.clone(), inputs.clone(), block, PANEL);
+                        let block = match weight.in_place() {
+                            Some(values) if inputs.len() == PANEL => {
+                                let start = terms.start * input + inputs.start;
+                                Rows::new(&values[start..], input, terms.len())
+                            }
+                            _ => {
+                                weight.write(terms.clone(), inputs.clone(), block, PANEL);
+                                Rows::new(block, PANEL, terms.len())
+                            }
+                        };
                         let dy = &dy[rows.start * output + columns.start + terms.start..];
-                        let block = Rows::new(block, PANEL, terms.len());
                         accumulate(sum, Rows::new(dy, output, m), block, inputs.len());
                     }
                 }
@@ -580,18 +593,21 @@ fn input_gradient(
                 let factors = at_least(factors, input);
                 let product = at_least(product, input);
                 mask(row, factors);
-                product.fill(0.0);
-                for (dlow, a) in dlow[columns.clone()]
-                    .iter()
-                    .zip(update.a.chunks_exact(input))
-                {
-                    for (product, a) in product.iter_mut().zip(a) {
-                        *product += dlow * a;
-                    }
-                }
-                for ((dx, product), factor) in dx.iter_mut().zip(product).zip(factors) {
-                    *dx += *product * *factor;
-                }
+                simd::dispatch(
+                    #[inline(always)]
+                    || {
+                        product.fill(0.0);
+                        let a = update.a.chunks_exact(input);
+                        for (dlow, a) in dlow[columns.clone()].iter().zip(a) {
+                            for (product, a) in product.iter_mut().zip(a) {
+                                *product += dlow * a;
+                            }
+                        }
+                        for ((dx, product), factor) in dx.iter_mut().zip(&*product).zip(&*factors) {
+                            *dx += product * factor;
+                        }
+                    },
+                );
             });
         });
     }
@@ -730,7 +746,7 @@ mod tests {
 
     fn mask(row: usize, factors: &mut [f32]) {
         for (column, factor) in factors.iter_mut().enumerate() {
-            *factor = if (row * 31 + column * 17) % 5 == 0 {
+            *factor = if (row * 31 + column * 17).is_multiple_of(5) {
                 0.0
             } else {
                 1.25

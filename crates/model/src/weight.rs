@@ -60,6 +60,12 @@ impl Weight {
         }
     }
 
+    /// Is it trained?
+    #[cfg(feature = "libtorch")]
+    pub(crate) fn is_tracked(&self) -> bool {
+        matches!(self, Weight::Tensor(t) if t.is_tracked())
+    }
+
     /// The rows of the input's ids, (N, in).
     pub(crate) fn rows(&self, input: &Input, device: &Device) -> Tensor<2> {
         match self {
@@ -83,6 +89,27 @@ impl Weight {
             Weight::Tensor(t) => (t.dims().iter().product::<usize>() * t.dtype().size(), 0),
         }
     }
+}
+
+/// Weights on a device one below the other in memory, so that they can be one product; others stay as they are.
+pub(crate) fn joined<const N: usize>(weights: [Weight; N]) -> [Weight; N] {
+    let tensors: Vec<Tensor<2>> = weights
+        .iter()
+        .filter_map(|w| match w {
+            Weight::Tensor(t) => Some(t.clone()),
+            Weight::Host(_) => None,
+        })
+        .collect();
+    if tensors.len() < N {
+        return weights;
+    }
+    let all = Tensor::cat(tensors, 0);
+    let mut start = 0;
+    weights.map(|weight| {
+        let rows = weight.dims()[0];
+        start += rows;
+        Weight::Tensor(all.clone().narrow(0, start - rows, rows))
+    })
 }
 
 /// The matrix on a device, in the dtype that stands for its format.

@@ -100,6 +100,7 @@ fn panel(metric: &str, comparison: &Comparison) -> Panel {
         },
         x_scale: Scale::Log,
         x_range,
+        x_names: Vec::new(),
         y_range,
         lines,
         marks,

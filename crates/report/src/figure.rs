@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+pub use plotters::style::RGBColor;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, FontTransform, register_font};
 
@@ -84,6 +85,8 @@ pub struct Panel {
     pub x_scale: Scale,
     /// Horizontal range.
     pub x_range: (f64, f64),
+    /// Names of places along the bottom, instead of numbers.
+    pub x_names: Vec<(f64, String)>,
     /// Vertical range; data beyond it are drawn at its edge.
     pub y_range: (f64, f64),
     /// Lines, first below.
@@ -328,9 +331,18 @@ fn draw_panel<B: DrawingBackend>(
 
     let anchored = |points, h_pos, v_pos| text_style(points).pos(Pos::new(h_pos, v_pos));
     let (x_ticks, x_decimals) = match panel.x_scale {
+        _ if !panel.x_names.is_empty() => (Vec::new(), 0),
         Scale::Linear => ticks(panel.x_range, 6),
         Scale::Log => (log_ticks(panel.x_range), 0),
     };
+    let room = (right - left) / panel.x_names.len().max(1) as i32 - 4 * SCALE;
+    let names = panel.x_names.iter().map(|(_, name)| name);
+    let size = names.map(|name| fitting(name, SMALL, room)).min();
+    for (x, name) in &panel.x_names {
+        let style = anchored(size.unwrap_or(SMALL), HPos::Center, VPos::Center);
+        let place = (x_at(*x), bottom + 13 * SCALE);
+        area.draw(&Text::new(name.as_str(), place, style))?;
+    }
     for tick in x_ticks {
         let x = x_at(tick);
         area.draw(&PathElement::new(

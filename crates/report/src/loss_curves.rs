@@ -87,6 +87,7 @@ fn panel(name: &str, setting: &str, y_label: &str) -> Panel {
         y_label: y_label.into(),
         x_scale: Scale::Linear,
         x_range: (0.0, 1.0),
+        x_names: Vec::new(),
         y_range: (0.0, 1.0),
         lines: Vec::new(),
         marks: Vec::new(),

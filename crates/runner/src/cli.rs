@@ -159,6 +159,14 @@ enum Command {
         #[arg(long, value_name = "NAME", default_value = "smollm2-gsm8k")]
         model_of: String,
     },
+    /// Measure training, generation, loading and this machine, and compare them with PyTorch and PEFT
+    #[command(
+        after_help = "Example:\n  sharelora bench train --model smollm2-gsm8k --method share_a"
+    )]
+    Bench {
+        #[command(subcommand)]
+        what: commands::Bench,
+    },
     /// Show this machine, the caches, and which experiments can run now without the network
     #[command(after_help = "Example:\n  sharelora doctor")]
     Doctor,
@@ -239,6 +247,15 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Export { run, format, out } => commands::export(&run, format, &out),
         Command::Parity { paths, model_of } => {
             commands::parity(&anywhere(common)?, &paths, &model_of)
+        }
+        Command::Bench { what } => {
+            let (context, reports) = if what.needs_project() {
+                let (context, folders) = project(common)?;
+                (context, folders.reports)
+            } else {
+                (anywhere(common)?, PathBuf::new())
+            };
+            commands::bench(&context, &reports, &what)
         }
         Command::Doctor => {
             let context = anywhere(common)?;

@@ -1,6 +1,6 @@
 //! `doctor`: this machine, the caches, and which experiments can run now without the network.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -138,50 +138,53 @@ pub fn doctor(context: &Context) -> Result<u8> {
 }
 
 /// libtorch: where it is, whether this build has it, and whether it computes.
-fn libtorch(cache: &Path) -> Vec<(&'static str, String)> {
-    let named = std::env::var_os("LIBTORCH").map(PathBuf::from);
-    let folder = libtorch_folder(named, cache);
-    let place = match &folder {
-        Some((path, version)) => format!("{version} in {}", path.display()),
-        None => "no folder found".into(),
+#[cfg(feature = "libtorch")]
+fn libtorch(_cache: &Path) -> Vec<(&'static str, String)> {
+    use tch::{Cuda, Device};
+    // As the loader found it, which may be elsewhere than where it was at build time.
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let loaded = |library: &str| {
+        let line = maps.lines().find(|line| line.ends_with(library))?;
+        line.find('/').map(|at| line[at..].to_owned())
     };
-    #[cfg(feature = "libtorch")]
-    {
-        use tch::{Cuda, Device};
-        let devices = Cuda::device_count();
-        let cuda = match devices {
-            0 if Cuda::is_available() => "no device".into(),
-            0 => "no device found, or libtorch is the CPU's part alone; next: just setup-libtorch cuda".into(),
-            n => (0..n as usize)
-                .map(|i| format!("device {i}: {}", product(Device::Cuda(i))))
-                .collect::<Vec<_>>()
-                .join(", "),
-        };
-        let cpu = product(Device::Cpu);
-        vec![
-            ("libtorch", format!("in this build, CPU: {cpu}; {place}")),
-            ("libtorch-cuda", cuda),
-        ]
-    }
-    #[cfg(not(feature = "libtorch"))]
-    {
-        let kind = match &folder {
-            Some((path, _)) if path.join("lib/libtorch_cuda.so").is_file() => " cuda",
-            _ => "",
-        };
-        let next = match folder {
-            Some(_) => format!("just build-libtorch{kind}"),
-            None => "just setup-libtorch, then just build-libtorch".into(),
-        };
-        vec![(
-            "libtorch",
-            format!("not in this build; {place}; next: {next}"),
-        )]
-    }
+    let cuda = match (Cuda::device_count(), loaded("/libtorch_cuda.so")) {
+        (0, None) => "this is the CPU's part alone; next: just setup-libtorch cuda, then just build-libtorch cuda".into(),
+        (0, Some(_)) => "no device found; next: check nvidia-smi".into(),
+        (n, _) => (0..n as usize)
+            .map(|i| format!("device {i}: {}", product(Device::Cuda(i))))
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    let cpu = product(Device::Cpu);
+    let place = loaded("/libtorch_cpu.so").unwrap_or_default();
+    vec![
+        ("libtorch", format!("CPU: {cpu}; {place}")),
+        ("libtorch-cuda", cuda),
+    ]
+}
+
+/// libtorch: where it is, and how this build would get it.
+#[cfg(not(feature = "libtorch"))]
+fn libtorch(cache: &Path) -> Vec<(&'static str, String)> {
+    let named = std::env::var_os("LIBTORCH").map(std::path::PathBuf::from);
+    let text = match libtorch_folder(named, cache) {
+        Some((path, version)) => {
+            let cuda = path.join("lib/libtorch_cuda.so").is_file();
+            let kind = if cuda { " cuda" } else { "" };
+            let path = path.display();
+            format!("not in this build; {version} is in {path}; next: just build-libtorch{kind}")
+        }
+        None => "not in this build; next: just setup-libtorch, then just build-libtorch".to_owned(),
+    };
+    vec![("libtorch", text)]
 }
 
 /// The folder of libtorch and its version: the one that `LIBTORCH` names, else one that `just setup-libtorch` made.
-fn libtorch_folder(named: Option<PathBuf>, cache: &Path) -> Option<(PathBuf, String)> {
+#[cfg(any(test, not(feature = "libtorch")))]
+fn libtorch_folder(
+    named: Option<std::path::PathBuf>,
+    cache: &Path,
+) -> Option<(std::path::PathBuf, String)> {
     let own = ["libtorch-2.9.0-cuda", "libtorch-2.9.0"].map(|name| cache.join(name).join("torch"));
     let mut places = named.into_iter().chain(own);
     places.find_map(|path| {

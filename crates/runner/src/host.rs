@@ -41,6 +41,26 @@ pub fn peak_resident_bytes() -> u64 {
     kibibytes("/proc/self/status", "VmHWM")
 }
 
+/// Seconds since the kernel started this process, to a hundredth, so with the loading of its libraries; `None`
+/// where `/proc` does not say.
+pub fn process_age() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // proc(5): `starttime` is field 22, in hundredths of a second since boot. Field 2, the name, may hold anything and
+    // ends in the last parenthesis.
+    let fields = stat.rsplit_once(')')?.1;
+    let started: f64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    // A container may tell an uptime of its own.
+    Some(uptime - started / 100.0).filter(|age| *age >= 0.0)
+}
+
+/// Processes that ran or waited to run, a mean of the last minute.
+pub fn load_average() -> Option<f64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// Starts the peak anew, so that a run is not given the peak of those before it. Linux since 4.0; elsewhere nothing.
 pub fn reset_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");

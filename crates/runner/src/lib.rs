@@ -7,6 +7,7 @@
 pub mod allocator;
 pub mod base;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

@@ -79,13 +79,7 @@ fn rows(count: usize) -> Vec<Encoded> {
 }
 
 fn of_one_batch(learner: &mut Learner, rows: &[Encoded]) -> Gradients {
-    gradients(
-        learner,
-        &[rows.iter().collect()],
-        0,
-        Fill::Examples(0),
-        Running::default(),
-    )
+    gradients(learner, &[rows.iter().collect()], 0, 0, Running::default())
 }
 
 /// Largest difference over the largest value.
@@ -169,13 +163,7 @@ fn how_a_batch_is_run_does_not_change_the_gradient() {
     // Rows have different numbers of labels: a mean of means would not pass.
     let micro: Vec<Vec<&Encoded>> = rows.chunks(4).map(|c| c.iter().collect()).collect();
     close(
-        &gradients(
-            &mut learner,
-            &micro,
-            0,
-            Fill::Examples(0),
-            Running::default(),
-        ),
+        &gradients(&mut learner, &micro, 0, 0, Running::default()),
         &whole,
     );
 }

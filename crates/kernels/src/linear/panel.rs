@@ -1,14 +1,15 @@
 //! The two loops under every product of this folder, single-threaded.
 //!
-//! [`accumulate`] multiplies rows, read where they are, with a *panel*: a (K, [`PANEL`]) block of contiguous values. Only the
-//! panel is ever copied together, never the rows, so with weights as the rows a product reads them once and packs nothing of their size.
-//! [`dots`] is for few rows on both sides, where even the panel is not worth its copy.
+//! [`accumulate`] multiplies rows with a *panel*, the next [`PANEL`] columns of another matrix: vectors run along the panel, and
+//! each value of a row meets all of them. Both are read where they are. A general product packs both sides first, which a weight that
+//! meets a few dozen rows never pays back; here only x is ever packed, as the transpose that makes it a panel. [`dots`] is for so few
+//! rows that their panel would be mostly empty: there vectors run along the sum.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m256;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-
-use crate::simd;
 
 /// Columns of a panel.
 pub const PANEL: usize = 64;
@@ -65,7 +66,7 @@ pub fn accumulate(out: &mut [f32], rows: Rows, panel: Rows, width: usize) {
     });
 }
 
-/// [`simd::dispatch`] for code that names its vectors.
+/// [`crate::simd::dispatch`] for code that names its vectors.
 fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
     #[cfg(target_arch = "x86_64")]
     {
@@ -214,7 +215,9 @@ impl WithSimd for Dots<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         // 4 x 4 accumulators of 32 registers, 2 x 4 of 16.
         let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-        for column in even(self.b.count, 4) {
+        // One row meets `b` once, from memory, which is fastest in the order that it lies there.
+        let columns = if self.a.count == 1 { 1 } else { 4 };
+        for column in even(self.b.count, columns) {
             for row in even(self.a.count, most) {
                 match row.len() {
                     1 => self.by_columns::<S, 1>(simd, row.start, column.clone()),
@@ -294,28 +297,196 @@ impl Dots<'_> {
 /// # Panics
 /// Where the shapes leave the slices.
 pub fn transpose(from: Rows, n: usize, to: &mut [f32], stride: usize) {
-    let m = from.count;
-    if m == 0 || n == 0 {
+    if from.count == 0 || n == 0 {
         return;
     }
+    assert!(to.len() >= (n - 1) * stride + from.count && from.count <= stride.max(1));
+    // SAFETY: the result lies in `to`.
+    unsafe { transpose_to(from, n, to.as_mut_ptr(), stride) }
+}
+
+/// [`transpose`] to where other threads may write between the rows.
+///
+/// # Safety
+/// The N rows of M values from `to` on must be writable, and no one else may use them.
+///
+/// # Panics
+/// Where there are not (M, N) values in `from`.
+pub unsafe fn transpose_to(from: Rows, n: usize, to: *mut f32, stride: usize) {
     from.check(n);
-    assert!(to.len() >= (n - 1) * stride + m);
-    simd::dispatch(
-        #[inline(always)]
-        || {
-            for columns in (0..n).step_by(16) {
-                for rows in (0..m).step_by(16) {
-                    for i in rows..m.min(rows + 16) {
-                        for j in columns..n.min(columns + 16) {
-                            // SAFETY: i < m and j < n, for which both were checked.
-                            unsafe {
-                                *to.get_unchecked_mut(j * stride + i) =
-                                    *from.values.get_unchecked(i * from.stride + j);
-                            }
-                        }
-                    }
+    let mut whole = (0, 0);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        whole = (from.count / 8 * 8, n / 8 * 8);
+        simd.vectorize(Blocks {
+            simd,
+            from,
+            n,
+            to,
+            stride,
+        });
+    }
+    for i in 0..from.count {
+        for j in (if i < whole.0 { whole.1 } else { 0 })..n {
+            // SAFETY: i < M and j < N.
+            unsafe { *to.add(j * stride + i) = from.values[i * from.stride + j] };
+        }
+    }
+}
+
+/// The whole (8, 8) blocks of a transpose, in registers. Two at a time, one below the other: they fill lines of the cache.
+#[cfg(target_arch = "x86_64")]
+struct Blocks<'a> {
+    simd: pulp::x86::V3,
+    from: Rows<'a>,
+    n: usize,
+    to: *mut f32,
+    stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl pulp::NullaryFnOnce for Blocks<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let m = self.from.count / 8 * 8;
+        for rows in (0..m).step_by(16) {
+            for column in (0..self.n / 8 * 8).step_by(8) {
+                for row in (rows..m.min(rows + 16)).step_by(8) {
+                    // SAFETY: the block is within M rows and N columns.
+                    unsafe { self.block(row, column) };
                 }
             }
-        },
-    );
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Blocks<'_> {
+    #[inline(always)]
+    unsafe fn block(&self, row: usize, column: usize) {
+        let avx = self.simd.avx;
+        unsafe {
+            let from = self
+                .from
+                .values
+                .as_ptr()
+                .add(row * self.from.stride + column);
+            let mut r = [avx._mm256_setzero_ps(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = load(from.add(i * self.from.stride));
+            }
+            // Pairs of values, then of pairs, then of halves.
+            let pair = |a, b| (avx._mm256_unpacklo_ps(a, b), avx._mm256_unpackhi_ps(a, b));
+            let ((a0, a1), (a2, a3)) = (pair(r[0], r[1]), pair(r[2], r[3]));
+            let ((a4, a5), (a6, a7)) = (pair(r[4], r[5]), pair(r[6], r[7]));
+            let four = |a, b| {
+                (
+                    avx._mm256_shuffle_ps::<0x44>(a, b),
+                    avx._mm256_shuffle_ps::<0xee>(a, b),
+                )
+            };
+            let ((b0, b1), (b2, b3)) = (four(a0, a2), four(a1, a3));
+            let ((b4, b5), (b6, b7)) = (four(a4, a6), four(a5, a7));
+            let low = |a, b| avx._mm256_permute2f128_ps::<0x20>(a, b);
+            let high = |a, b| avx._mm256_permute2f128_ps::<0x31>(a, b);
+            let columns = [
+                low(b0, b4),
+                low(b1, b5),
+                low(b2, b6),
+                low(b3, b7),
+                high(b0, b4),
+                high(b1, b5),
+                high(b2, b6),
+                high(b3, b7),
+            ];
+            let to = self.to.add(column * self.stride + row);
+            for (j, column) in columns.into_iter().enumerate() {
+                to.add(j * self.stride)
+                    .cast::<__m256>()
+                    .write_unaligned(column);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Both loops with the vectors of one instruction set, checked against the sums as they are written.
+    fn check<S: Simd>(simd: S) {
+        let value = |i: usize| ((i * 7919) % 23) as f32 / 8.0 - 1.0;
+        for (m, k, width) in [(1, 3, 64), (13, 40, 33), (6, 600, 64), (5, 1, 1)] {
+            let (pad, wide) = (k + 3, PANEL + 5);
+            let rows: Vec<f32> = (0..m * pad).map(value).collect();
+            let panel: Vec<f32> = (0..k * wide).map(|i| value(i + 5)).collect();
+            let (rows, panel) = (Rows::new(&rows, pad, m), Rows::new(&panel, wide, k));
+            let mut out = vec![1.0; m * PANEL];
+            Simd::vectorize(
+                simd,
+                Accumulate {
+                    out: &mut out,
+                    rows,
+                    panel,
+                    width,
+                },
+            );
+            let transposed: Vec<f32> = (0..PANEL * k)
+                .map(|i| panel.values[i % k * wide + i / k])
+                .collect();
+            let mut products = vec![0.0; m * width];
+            let b = Rows::new(&transposed, k, width);
+            Simd::vectorize(
+                simd,
+                Dots {
+                    out: &mut products,
+                    stride: width,
+                    a: rows,
+                    b,
+                    k,
+                },
+            );
+            for i in 0..m {
+                for j in 0..width {
+                    // Multiples of 1/64: every order of the sum is exact.
+                    let expected: f32 = (0..k)
+                        .map(|l| rows.values[i * pad + l] * panel.values[l * wide + j])
+                        .sum();
+                    assert_eq!(products[i * width + j], expected, "({m}, {k}, {width})");
+                    assert_eq!(out[i * PANEL + j], 1.0 + expected, "({m}, {k}, {width})");
+                }
+            }
+        }
+    }
+
+    /// A machine runs one of them only: each is checked where it exists.
+    #[test]
+    fn every_instruction_set_gives_the_sums() {
+        check(pulp::Scalar::new());
+        #[cfg(target_arch = "x86_64")]
+        {
+            pulp::x86::V3::try_new().into_iter().for_each(check);
+            pulp::x86::V4::try_new().into_iter().for_each(check);
+        }
+    }
+
+    proptest! {
+        /// Whole blocks and what is left of them.
+        #[test]
+        fn a_transpose_moves_each_value(m in 0usize..40, n in 0usize..40, left in 0usize..3, right in 0usize..3) {
+            let from: Vec<f32> = (0..m * (n + left)).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; n * (m + right)];
+            transpose(Rows::new(&from, n + left, m), n, &mut to, m + right);
+            for j in 0..n {
+                for i in 0..m + right {
+                    let expected = if i < m { from[i * (n + left) + j] } else { -1.0 };
+                    prop_assert_eq!(to[j * (m + right) + i], expected);
+                }
+            }
+        }
+    }
 }

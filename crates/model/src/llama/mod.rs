@@ -158,10 +158,10 @@ impl Llama {
             };
             blocks.push(Block {
                 input_norm: norm("input_layernorm")?,
-                qkv,
+                qkv: crate::weight::joined(qkv),
                 o,
                 post_norm: norm("post_attention_layernorm")?,
-                gate_up,
+                gate_up: crate::weight::joined(gate_up),
                 down,
             });
         }

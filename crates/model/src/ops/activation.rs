@@ -2,9 +2,11 @@
 
 use burn::tensor::{Tensor, activation};
 
-use super::{Kernels, kernels};
 #[cfg(feature = "flex")]
-use super::{bridge, host};
+use super::host;
+#[cfg(feature = "libtorch")]
+use super::torch::{self, TchTensor};
+use super::{Kernels, bridge, kernels};
 
 /// `silu(gate) * up` of (N, 2 F), gate before up: (N, F).
 pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
@@ -12,7 +14,7 @@ pub fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
         #[cfg(feature = "flex")]
         Kernels::Host => bridge::apply::<burn::backend::Flex, _, 1>(Swiglu, [gate_up]),
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => swiglu_composed(gate_up),
+        Kernels::Torch => bridge::apply::<burn::backend::LibTorch, _, 1>(Swiglu, [gate_up]),
         Kernels::Composed => swiglu_composed(gate_up),
     }
 }
@@ -31,7 +33,7 @@ pub fn gelu(x: Tensor<2>, approximate: bool) -> Tensor<2> {
         #[cfg(feature = "flex")]
         Kernels::Host => bridge::apply::<burn::backend::Flex, _, 1>(Gelu { approximate }, [x]),
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => gelu_composed(x, approximate),
+        Kernels::Torch => bridge::apply::<burn::backend::LibTorch, _, 1>(Gelu { approximate }, [x]),
         Kernels::Composed => gelu_composed(x, approximate),
     }
 }
@@ -118,5 +120,45 @@ impl bridge::Operation<burn::backend::Flex, 1> for Gelu {
             false => gelu_backward(host::slice(&x), host::slice(&dy), &mut out),
         }
         [Some(host::tensor(out, n, width))]
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl bridge::Operation<burn::backend::LibTorch, 1> for Swiglu {
+    type Saved = TchTensor;
+
+    fn forward(&self, [gate_up]: [TchTensor; 1]) -> (TchTensor, Self::Saved) {
+        let y = torch::swiglu::forward(&gate_up.tensor.contiguous());
+        (TchTensor::new(y), gate_up)
+    }
+
+    fn backward(
+        &self,
+        gate_up: Self::Saved,
+        dy: TchTensor,
+        _wanted: [bool; 1],
+    ) -> [Option<TchTensor>; 1] {
+        let (gate_up, dy) = (gate_up.tensor.contiguous(), dy.tensor.contiguous());
+        [Some(TchTensor::new(torch::swiglu::backward(&gate_up, &dy)))]
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl bridge::Operation<burn::backend::LibTorch, 1> for Gelu {
+    type Saved = TchTensor;
+
+    fn forward(&self, [x]: [TchTensor; 1]) -> (TchTensor, Self::Saved) {
+        let y = torch::gelu::forward(&x.tensor, self.approximate);
+        (TchTensor::new(y), x)
+    }
+
+    fn backward(
+        &self,
+        x: Self::Saved,
+        dy: TchTensor,
+        _wanted: [bool; 1],
+    ) -> [Option<TchTensor>; 1] {
+        let dx = torch::gelu::backward(&x.tensor, &dy.tensor, self.approximate);
+        [Some(TchTensor::new(dx))]
     }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use sharelora_kernels::attention::{Heads, Span};
 
-use super::{Kernels, kernels};
 #[cfg(feature = "flex")]
-use super::{bridge, host};
+use super::host;
+#[cfg(feature = "libtorch")]
+use super::torch::{self, TchTensor};
+use super::{Kernels, bridge, kernels};
 use crate::cache::{Cache, Slots};
 
 /// Attention of each span to itself; `causal`: to what is not after it.
@@ -25,7 +27,15 @@ pub fn attention(qkv: Tensor<2>, heads: Heads, spans: &Arc<[Span]>, causal: bool
             bridge::apply::<burn::backend::Flex, _, 1>(op, [qkv])
         }
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => attention_composed(qkv, heads, spans, causal),
+        Kernels::Torch => {
+            let spans = spans.clone();
+            let op = PackedAttention {
+                heads,
+                spans,
+                causal,
+            };
+            bridge::apply::<burn::backend::LibTorch, _, 1>(op, [qkv])
+        }
         Kernels::Composed => attention_composed(qkv, heads, spans, causal),
     }
 }
@@ -213,5 +223,36 @@ impl bridge::Operation<burn::backend::Flex, 1> for PackedAttention {
             &mut dqkv,
         );
         [Some(host::tensor(dqkv, n, width))]
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl bridge::Operation<burn::backend::LibTorch, 1> for PackedAttention {
+    /// qkv, the output, and on a CPU the logarithm of each row's sum of exponentials.
+    type Saved = (TchTensor, TchTensor, Option<TchTensor>);
+
+    fn forward(&self, [qkv]: [TchTensor; 1]) -> (TchTensor, Self::Saved) {
+        let (out, sums) =
+            torch::attention::forward(&qkv.tensor, self.heads, &self.spans, self.causal);
+        let out = TchTensor::new(out);
+        (out.clone(), (qkv, out, sums.map(TchTensor::new)))
+    }
+
+    fn backward(
+        &self,
+        (qkv, out, sums): Self::Saved,
+        dout: TchTensor,
+        _wanted: [bool; 1],
+    ) -> [Option<TchTensor>; 1] {
+        let d = torch::attention::backward(
+            &qkv.tensor,
+            self.heads,
+            &self.spans,
+            self.causal,
+            &out.tensor,
+            sums.as_ref().map(|s| &s.tensor),
+            &dout.tensor,
+        );
+        [Some(TchTensor::new(d))]
     }
 }

@@ -44,6 +44,8 @@ pub fn cross_entropy(
     let (losses, gradient) = match (kernels(&device), head) {
         #[cfg(feature = "flex")]
         (Kernels::Host, Weight::Host(head)) => on_host(values, head, targets, weight),
+        #[cfg(feature = "libtorch")]
+        (Kernels::Torch, Weight::Tensor(head)) => on_torch(values, head, targets, weight),
         _ => composed(values, head, targets, weight),
     };
     Loss {
@@ -71,6 +73,24 @@ fn on_host(hidden: Tensor<2>, head: &Matrix, targets: &[u32], weight: Option<f64
     );
     let tensor = |g| Tensor::from_primitive::<Flex>(host::tensor(g, n, c));
     (losses, gradient.filter(|_| n > 0).map(tensor))
+}
+
+#[cfg(feature = "libtorch")]
+fn on_torch(hidden: Tensor<2>, head: &Tensor<2>, targets: &[u32], weight: Option<f64>) -> Losses {
+    use super::torch::{TchTensor, cross_entropy};
+    use burn::backend::LibTorch;
+    let inner = |t: Tensor<2>| {
+        let t = t.without_autodiff().try_into_primitive::<LibTorch>();
+        t.expect("the backend was asked for before")
+    };
+    let (hidden, head) = (inner(hidden), inner(head.clone()));
+    let ids: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
+    let ids = tch::Tensor::from_slice(&ids).to_device(hidden.tensor.device());
+    let (losses, gradient) = cross_entropy::forward(&hidden.tensor, &head.tensor, &ids, weight);
+    let losses = Vec::<f32>::try_from(losses.to_device(tch::Device::Cpu));
+    let gradient = gradient.filter(|_| !targets.is_empty());
+    let gradient = gradient.map(|g| Tensor::from_primitive::<LibTorch>(TchTensor::new(g)));
+    (losses.expect("f32 on the host"), gradient)
 }
 
 fn composed(hidden: Tensor<2>, head: &Weight, targets: &[u32], weight: Option<f64>) -> Losses {
@@ -105,6 +125,8 @@ pub fn log_likelihoods(hidden: &Tensor<2>, head: &Weight, targets: &[u32]) -> Ve
     let (losses, _) = match (kernels(&values.device()), head) {
         #[cfg(feature = "flex")]
         (Kernels::Host, Weight::Host(head)) => on_host(values, head, targets, None),
+        #[cfg(feature = "libtorch")]
+        (Kernels::Torch, Weight::Tensor(head)) => on_torch(values, head, targets, None),
         _ => composed(values, head, targets, None),
     };
     losses.into_iter().map(|loss| -f64::from(loss)).collect()

@@ -1,13 +1,16 @@
 //! Linear projections of one input, with an adapter's low-rank updates: `y_p = x W_p^T + s (x A_p^T) B_p^T`, (N, in) -> (N, sum of
 //! out_p), the projections side by side (arXiv 2106.09685, section 4.1). Nothing of a weight's size is made.
 
-use burn::tensor::Tensor;
+use burn::backend::{Autodiff, Backend, DispatchKindConversion};
+use burn::tensor::{DispatchTensor, Tensor};
 use sharelora_adapters::Mask;
 use sharelora_kernels::matrix::Matrix;
 
-use super::{Kernels, kernels};
 #[cfg(feature = "flex")]
-use super::{bridge, host};
+use super::host;
+#[cfg(feature = "libtorch")]
+use super::torch::{self, TchTensor};
+use super::{Kernels, bridge, kernels};
 use crate::weight::Weight;
 
 /// An adapter's update of one of the projections.
@@ -33,7 +36,10 @@ pub fn linear(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<
             None => linear_composed(x, weights, updates),
         },
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => linear_composed(x, weights, updates),
+        Kernels::Torch => match weights.iter().any(Weight::is_tracked) {
+            false => frozen_on_torch(x, weights, updates),
+            true => linear_composed(x, weights, updates),
+        },
         Kernels::Composed => linear_composed(x, weights, updates),
     }
 }
@@ -70,8 +76,20 @@ fn matrices(weights: &[Weight]) -> Option<Vec<Matrix>> {
     weights.iter().map(matrix).collect()
 }
 
-#[cfg(feature = "flex")]
-fn frozen(x: Tensor<2>, weights: Vec<Matrix>, updates: Vec<Update>) -> Tensor<2> {
+/// Runs an operation on x and on A and B of each update.
+fn with_updates<B, O>(
+    x: Tensor<2>,
+    updates: Vec<Update>,
+    op: impl FnOnce(Vec<Site>) -> O,
+) -> Tensor<2>
+where
+    B: Backend,
+    O: bridge::Operation<B, 1>
+        + bridge::Operation<B, 3>
+        + bridge::Operation<B, 5>
+        + bridge::Operation<B, 7>,
+    DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>>,
+{
     let mut inputs = vec![x];
     let mut sites = Vec::new();
     for update in updates {
@@ -82,18 +100,38 @@ fn frozen(x: Tensor<2>, weights: Vec<Matrix>, updates: Vec<Update>) -> Tensor<2>
         });
         inputs.extend([update.a, update.b]);
     }
-    let op = FrozenLinear { weights, sites };
-    fn run<const N: usize>(op: FrozenLinear, inputs: Vec<Tensor<2>>) -> Tensor<2> {
-        let inputs = inputs.try_into().expect("counted by the caller");
-        bridge::apply::<burn::backend::Flex, _, N>(op, inputs)
+    let op = op(sites);
+    macro_rules! run {
+        ($n:literal) => {
+            bridge::apply::<B, O, $n>(op, inputs.try_into().expect("counted by the match"))
+        };
     }
     match inputs.len() {
-        1 => run::<1>(op, inputs),
-        3 => run::<3>(op, inputs),
-        5 => run::<5>(op, inputs),
-        7 => run::<7>(op, inputs),
+        1 => run!(1),
+        3 => run!(3),
+        5 => run!(5),
+        7 => run!(7),
         n => unreachable!("{n} inputs: no architecture joins more than three projections"),
     }
+}
+
+#[cfg(feature = "flex")]
+fn frozen(x: Tensor<2>, weights: Vec<Matrix>, updates: Vec<Update>) -> Tensor<2> {
+    let op = |sites| FrozenLinear { weights, sites };
+    with_updates::<burn::backend::Flex, _>(x, updates, op)
+}
+
+#[cfg(feature = "libtorch")]
+fn frozen_on_torch(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<2> {
+    use burn::backend::LibTorch;
+    let tensor = |w: &Weight| match w {
+        Weight::Tensor(t) => t.clone().try_into_primitive::<LibTorch>().ok(),
+        Weight::Host(_) => None,
+    };
+    let tensors: Option<Vec<TchTensor>> = weights.iter().map(tensor).collect();
+    let weights = tensors.expect("the model keeps its weights on its device");
+    let op = |sites| TorchLinear { weights, sites };
+    with_updates::<LibTorch, _>(x, updates, op)
 }
 
 #[cfg(feature = "flex")]
@@ -121,6 +159,7 @@ struct Site {
 }
 
 /// Inputs: x, then A and B of each site.
+#[cfg(feature = "flex")]
 #[derive(Debug, Clone)]
 struct FrozenLinear {
     weights: Vec<Matrix>,
@@ -234,6 +273,7 @@ mod frozen_linear {
 }
 
 /// Full fine-tuning. Inputs: x, then the weights. `dx = Σ dy_p W_p`, `dW_p = dy_p^T x`.
+#[cfg(feature = "flex")]
 #[derive(Debug, Clone)]
 struct TrainedLinear;
 
@@ -297,5 +337,129 @@ impl<const N: usize> bridge::Operation<burn::backend::Flex, N> for TrainedLinear
         }
         out[0] = dx.map(|v| host::tensor(v, n, k));
         out
+    }
+}
+
+/// As [`FrozenLinear`], with weights on libtorch's device.
+#[cfg(feature = "libtorch")]
+#[derive(Debug, Clone)]
+struct TorchLinear {
+    weights: Vec<TchTensor>,
+    sites: Vec<Site>,
+}
+
+#[cfg(feature = "libtorch")]
+mod torch_linear {
+    use super::{TchTensor, TorchLinear, bridge, torch};
+
+    /// x is kept where an update's gradient needs it.
+    #[derive(Debug, Clone)]
+    pub(super) struct Saved {
+        x: Option<TchTensor>,
+        /// A and B of each site.
+        updates: Vec<TchTensor>,
+        lows: Vec<TchTensor>,
+    }
+
+    impl TorchLinear {
+        /// The weights one below the other: where they are so in memory, without a copy.
+        fn joined(&self) -> tch::Tensor {
+            let parts: Vec<&tch::Tensor> = self.weights.iter().map(|w| &w.tensor).collect();
+            let columns = parts[0].size()[1];
+            let mut end = parts[0].data_ptr();
+            let neighbours = parts.iter().all(|part| {
+                let follows = part.data_ptr() == end && part.is_contiguous();
+                end = end.wrapping_byte_add(part.numel() * part.kind().elt_size_in_bytes());
+                follows
+            });
+            match neighbours {
+                true => {
+                    let rows: i64 = parts.iter().map(|part| part.size()[0]).sum();
+                    parts[0].as_strided([rows, columns], [columns, 1], None)
+                }
+                false => tch::Tensor::cat(&parts, 0),
+            }
+        }
+
+        fn masks(&self, x: &tch::Tensor) -> Vec<Option<tch::Tensor>> {
+            let (rows, columns) = (x.size()[0], x.size()[1]);
+            let mask = |mask: &sharelora_adapters::Mask| {
+                let values = mask.values([rows as usize, columns as usize]);
+                let mask = tch::Tensor::from_slice(&values).view([rows, columns]);
+                mask.to_device(x.device())
+            };
+            let masks = self.sites.iter().map(|s| s.mask.as_ref().map(mask));
+            masks.collect()
+        }
+
+        fn updates<'a>(
+            &self,
+            tensors: &'a [TchTensor],
+            masks: &'a [Option<tch::Tensor>],
+        ) -> Vec<torch::linear::Update<'a>> {
+            let offset = |projection: usize| {
+                let before = self.weights[..projection].iter();
+                before.map(|w| w.tensor.size()[0]).sum()
+            };
+            let sites = self.sites.iter().zip(tensors.chunks_exact(2)).zip(masks);
+            sites
+                .map(|((site, pair), mask)| torch::linear::Update {
+                    offset: offset(site.projection),
+                    a: &pair[0].tensor,
+                    b: &pair[1].tensor,
+                    scale: f64::from(site.scale),
+                    mask: mask.as_ref(),
+                })
+                .collect()
+        }
+    }
+
+    impl<const N: usize> bridge::Operation<burn::backend::LibTorch, N> for TorchLinear {
+        type Saved = Saved;
+
+        fn forward(&self, inputs: [TchTensor; N]) -> (TchTensor, Saved) {
+            let mut inputs = inputs.into_iter();
+            let x = inputs.next().expect("x is the first input");
+            let tensors: Vec<_> = inputs.collect();
+            let masks = self.masks(&x.tensor);
+            let updates = self.updates(&tensors, &masks);
+            let (y, lows) = torch::linear::forward(&x.tensor, &self.joined(), &updates);
+            drop(updates);
+            let saved = Saved {
+                x: (!self.sites.is_empty()).then_some(x),
+                updates: tensors,
+                lows: lows.into_iter().map(TchTensor::new).collect(),
+            };
+            (TchTensor::new(y), saved)
+        }
+
+        fn backward(
+            &self,
+            saved: Saved,
+            dy: TchTensor,
+            wanted: [bool; N],
+        ) -> [Option<TchTensor>; N] {
+            let masks = match &saved.x {
+                Some(x) => self.masks(&x.tensor),
+                None => Vec::new(),
+            };
+            let updates = self.updates(&saved.updates, &masks);
+            let lows = saved.lows.iter().map(|t| t.tensor.shallow_clone());
+            let (dx, found) = torch::linear::backward(
+                saved.x.as_ref().map(|x| &x.tensor),
+                &self.joined(),
+                &updates,
+                &lows.collect::<Vec<_>>(),
+                &dy.tensor,
+                wanted[0],
+            );
+            let mut out = [const { None }; N];
+            out[0] = dx.map(TchTensor::new);
+            for (i, (a, b)) in found.into_iter().enumerate() {
+                out[1 + 2 * i] = Some(TchTensor::new(a));
+                out[2 + 2 * i] = Some(TchTensor::new(b));
+            }
+            out
+        }
     }
 }

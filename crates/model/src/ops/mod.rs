@@ -13,6 +13,8 @@ mod host;
 mod linear;
 mod norm;
 mod rope;
+#[cfg(feature = "libtorch")]
+pub mod torch;
 
 pub use activation::{gelu, gelu_composed, swiglu, swiglu_composed};
 pub use attention::{attention, attention_composed, cached_attention};

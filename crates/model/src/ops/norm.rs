@@ -2,9 +2,11 @@
 
 use burn::tensor::Tensor;
 
-use super::{Kernels, kernels};
 #[cfg(feature = "flex")]
-use super::{bridge, host};
+use super::host;
+#[cfg(feature = "libtorch")]
+use super::torch::{self, TchTensor};
+use super::{Kernels, bridge, kernels};
 
 /// `x / sqrt(mean(x²) + eps) * weight`. `weight`: (1, C).
 pub fn rms_norm(x: Tensor<2>, weight: &Tensor<2>, eps: f64) -> Tensor<2> {
@@ -15,7 +17,10 @@ pub fn rms_norm(x: Tensor<2>, weight: &Tensor<2>, eps: f64) -> Tensor<2> {
             [x, weight.clone()],
         ),
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => rms_norm_composed(x, weight, eps),
+        Kernels::Torch => {
+            let op = RmsNorm { eps: eps as f32 };
+            bridge::apply::<burn::backend::LibTorch, _, 2>(op, [x, weight.clone()])
+        }
         Kernels::Composed => rms_norm_composed(x, weight, eps),
     }
 }
@@ -36,7 +41,11 @@ pub fn layer_norm(x: Tensor<2>, weight: &Tensor<2>, bias: &Tensor<2>, eps: f64) 
             [x, weight.clone(), bias.clone()],
         ),
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => layer_norm_composed(x, weight, bias, eps),
+        Kernels::Torch => {
+            let op = LayerNorm { eps: eps as f32 };
+            let inputs = [x, weight.clone(), bias.clone()];
+            bridge::apply::<burn::backend::LibTorch, _, 3>(op, inputs)
+        }
         Kernels::Composed => layer_norm_composed(x, weight, bias, eps),
     }
 }
@@ -161,5 +170,66 @@ impl bridge::Operation<burn::backend::Flex, 3> for LayerNorm {
             dweight.map(|v| host::tensor(v, 1, c)),
             dbias.map(|v| host::tensor(v, 1, c)),
         ]
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl bridge::Operation<burn::backend::LibTorch, 2> for RmsNorm {
+    /// x, weight, 1/rms of each row.
+    type Saved = (TchTensor, TchTensor, TchTensor);
+
+    fn forward(&self, [x, weight]: [TchTensor; 2]) -> (TchTensor, Self::Saved) {
+        let eps = f64::from(self.eps);
+        let (y, inverse) = torch::rms_norm::forward(&x.tensor, &weight.tensor, eps);
+        (TchTensor::new(y), (x, weight, TchTensor::new(inverse)))
+    }
+
+    fn backward(
+        &self,
+        (x, weight, inverse): Self::Saved,
+        dy: TchTensor,
+        wanted: [bool; 2],
+    ) -> [Option<TchTensor>; 2] {
+        use torch::rms_norm::{backward, weight_gradient};
+        let (x, inverse, dy) = (&x.tensor, &inverse.tensor, &dy.tensor);
+        let dx = wanted[0].then(|| backward(x, &weight.tensor, inverse, dy));
+        let dweight = wanted[1].then(|| weight_gradient(x, inverse, dy).view([1, -1]));
+        [dx, dweight].map(|t| t.map(TchTensor::new))
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl bridge::Operation<burn::backend::LibTorch, 3> for LayerNorm {
+    /// x, weight, mean and 1/deviation of each row.
+    type Saved = [TchTensor; 4];
+
+    fn forward(&self, [x, weight, bias]: [TchTensor; 3]) -> (TchTensor, Self::Saved) {
+        let (y, mean, inverse) = torch::layer_norm::forward(
+            &x.tensor,
+            &weight.tensor.view(-1),
+            &bias.tensor.view(-1),
+            f64::from(self.eps),
+        );
+        let saved = [x, weight, TchTensor::new(mean), TchTensor::new(inverse)];
+        (TchTensor::new(y), saved)
+    }
+
+    fn backward(
+        &self,
+        [x, weight, mean, inverse]: Self::Saved,
+        dy: TchTensor,
+        wanted: [bool; 3],
+    ) -> [Option<TchTensor>; 3] {
+        use torch::layer_norm::{backward, weight_gradients};
+        let (x, mean, inverse, dy) = (&x.tensor, &mean.tensor, &inverse.tensor, &dy.tensor);
+        let dx = wanted[0].then(|| backward(x, &weight.tensor.view(-1), mean, inverse, dy));
+        let (dweight, dbias) = match wanted[1] || wanted[2] {
+            true => {
+                let (w, b) = weight_gradients(x, mean, inverse, dy);
+                (Some(w.view([1, -1])), Some(b.view([1, -1])))
+            }
+            false => (None, None),
+        };
+        [dx, dweight, dbias].map(|t| t.map(TchTensor::new))
     }
 }

@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{Kernels, kernels};
 #[cfg(feature = "flex")]
-use super::{bridge, host};
+use super::host;
+#[cfg(feature = "libtorch")]
+use super::torch::{self, TchTensor};
+use super::{Kernels, bridge, kernels};
 
 /// cos and sin of the angles of N rows, (N, D / 2) each.
 #[derive(Debug, Clone)]
@@ -63,7 +65,10 @@ pub fn rope(x: Tensor<2>, heads: usize, rotary: &Rotary) -> Tensor<2> {
             bridge::apply::<burn::backend::Flex, _, 1>(Rope { heads, rotary }, [x])
         }
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => rope_composed(x, heads, rotary),
+        Kernels::Torch => {
+            let rotary = rotary.clone();
+            bridge::apply::<burn::backend::LibTorch, _, 1>(Rope { heads, rotary }, [x])
+        }
         Kernels::Composed => rope_composed(x, heads, rotary),
     }
 }
@@ -126,5 +131,34 @@ impl bridge::Operation<burn::backend::Flex, 1> for Rope {
         _wanted: [bool; 1],
     ) -> [Option<host::FlexTensor>; 1] {
         [Some(self.rotate(gradient, true))]
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl Rope {
+    fn turned(&self, x: &TchTensor, inverse: bool) -> TchTensor {
+        let table = |t: &Tensor<3>| {
+            let t = t.clone().try_into_primitive::<burn::backend::LibTorch>();
+            let t = t.expect("made on the device of x").tensor;
+            t.view([-1, self.rotary.0.half as i64])
+        };
+        let (cos, sin) = self.rotary.tensors();
+        let (heads, size) = (self.heads as i64, 2 * self.rotary.0.half as i64);
+        let x = x.tensor.contiguous();
+        let y = torch::rope::rotate(&x, heads, size, &table(cos), &table(sin), inverse);
+        TchTensor::new(y)
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl bridge::Operation<burn::backend::LibTorch, 1> for Rope {
+    type Saved = ();
+
+    fn forward(&self, [x]: [TchTensor; 1]) -> (TchTensor, ()) {
+        (self.turned(&x, false), ())
+    }
+
+    fn backward(&self, (): (), dy: TchTensor, _wanted: [bool; 1]) -> [Option<TchTensor>; 1] {
+        [Some(self.turned(&dy, true))]
     }
 }

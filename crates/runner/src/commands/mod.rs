@@ -1,5 +1,6 @@
 //! One function a command. Each returns the exit code, or an error that decides it.
 
+mod bench;
 mod export;
 mod fetch;
 mod parity;
@@ -11,6 +12,7 @@ use std::io::Write;
 
 use anyhow::Result;
 
+pub use bench::{Bench, bench};
 pub use export::export;
 pub use fetch::{Wanted, fetch, fetch_all, wanted};
 pub use parity::parity;

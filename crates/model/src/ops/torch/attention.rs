@@ -61,6 +61,7 @@ pub fn forward(
     causal: bool,
 ) -> (Tensor, Option<Tensor>) {
     no_grad(|| {
+        let qkv = &qkv.contiguous();
         let (query, _, size) = numbers(heads);
         let zeros = |width, kind| Tensor::zeros([qkv.size()[0], width], (kind, qkv.device()));
         let out = zeros(query * size, qkv.kind());
@@ -95,11 +96,11 @@ pub fn backward(
 ) -> Tensor {
     no_grad(|| {
         let (query, _, size) = numbers(heads);
-        let dout = dout.contiguous();
+        let (qkv, out, dout) = (&qkv.contiguous(), &out.contiguous(), &dout.contiguous());
         let d = qkv.zeros_like();
         for batch in Batch::of(spans) {
             let parts = batch.split(qkv, heads);
-            let dout = batch.heads(&dout, size, 0, query);
+            let dout = batch.heads(dout, size, 0, query);
             let gradients = match sums {
                 None => derivative(parts, &dout, causal),
                 Some(sums) => {

@@ -1,12 +1,16 @@
-//! Cross-entropy of a large vocabulary, a few rows at a time: no (N, V) is ever made.
+//! Cross-entropy of a large vocabulary, part by part: no (N, V) of all rows is ever made.
 
 use tch::{Kind, Tensor, no_grad};
 
-/// Rows whose logits exist at a time. More read the head less often, fewer stay nearer to the caches.
-const ROWS: i64 = 256;
+/// Rows whose logits exist at a time. More read the head less often and take more memory.
+const ROWS: i64 = 512;
+/// Tokens of the vocabulary whose logits are made, and read again, while they are in the caches.
+const PART: i64 = 1024;
 
-/// `hidden` (N, C), `head` (V, C), `targets` (N) int64 -> -ln p(target) in nats, (N), and with `weight` the gradient
-/// (N, C) of their sum times it: weight (softmax(h W^T) - onehot) W, while those logits exist.
+/// `hidden` (N, C), `head` (V, C) in any float type, `targets` (N) int64 -> -ln p(target) in nats, (N), and with
+/// `weight` the gradient (N, C) of their sum times it: weight (softmax(h W^T) - onehot) W, while those logits exist.
+///
+/// The softmax of a part is off by a factor, its share of the whole, which is known once all parts are.
 pub fn forward(
     hidden: &Tensor,
     head: &Tensor,
@@ -14,49 +18,68 @@ pub fn forward(
     weight: Option<f64>,
 ) -> (Tensor, Option<Tensor>) {
     no_grad(|| {
-        let (n, v) = (hidden.size()[0], head.size()[0]);
-        let head = head.to_kind(hidden.kind());
+        let n = hidden.size()[0];
         let losses = Tensor::empty([n], (hidden.kind(), hidden.device()));
         let gradient = weight.map(|_| hidden.empty_like());
-        let buffer = Tensor::empty([ROWS.min(n), v], (hidden.kind(), hidden.device()));
-        for start in (0..n).step_by(ROWS as usize) {
+        let mut start = 0;
+        while start < n {
             let rows = ROWS.min(n - start);
-            let mut logits = buffer.narrow(0, 0, rows);
-            let _ = hidden.narrow(0, start, rows).mm_out(&logits, &head.tr());
-            // In place: each row is read whole before it is written.
-            let _ = logits.internal_log_softmax_out(&logits, 1, false);
-            let index = targets.narrow(0, start, rows).unsqueeze(1);
-            losses
-                .narrow(0, start, rows)
-                .copy_(&-logits.gather(1, &index, false).squeeze_dim(1));
-            if let Some(gradient) = &gradient {
-                let _ = logits.exp_();
-                let one = Tensor::full([rows, 1], -1.0, (logits.kind(), logits.device()));
-                let _ = logits.scatter_add_(1, &index, &one);
-                let _ = logits.mm_out(&gradient.narrow(0, start, rows), &head);
+            let of = |t: &Tensor| t.narrow(0, start, rows);
+            let h = of(hidden);
+            let mut parts = Vec::new();
+            let mut sums = Vec::new();
+            for w in head.split(PART, 0) {
+                let (p, sum) = softmax(&h, &w);
+                sums.push(sum);
+                if weight.is_some() {
+                    parts.push((p, w));
+                }
             }
+            let sums = Tensor::cat(&sums, 1);
+            let total = sums.logsumexp([1i64].as_slice(), true);
+            let target = head.index_select(0, &of(targets)).to_kind(h.kind());
+            let score = Tensor::linalg_vecdot(&h, &target, 1);
+            of(&losses).copy_(&(total.squeeze_dim(1) - score));
+            if let (Some(gradient), Some(weight)) = (&gradient, weight) {
+                let shares = (sums - total).exp();
+                let mut sum = -target;
+                for (part, (mut p, w)) in (0..).zip(parts) {
+                    let _ = p.g_mul_(&shares.narrow(1, part, 1));
+                    let _ = sum.addmm_(&p, &w.to_kind(h.kind()));
+                }
+                of(gradient).copy_(&(sum * weight));
+            }
+            start += rows;
         }
-        let gradient = gradient.zip(weight).map(|(mut gradient, weight)| {
-            let _ = gradient.g_mul_scalar_(weight);
-            gradient
-        });
         (losses, gradient)
     })
+}
+
+/// softmax(h W^T) (N, V) of a part, and the log-sum-exp of its logits (N, 1).
+fn softmax(h: &Tensor, w: &Tensor) -> (Tensor, Tensor) {
+    let largest = |t: &Tensor| t.amax([1i64].as_slice(), true);
+    let p = h.mm(&w.to_kind(h.kind()).tr());
+    let logit = largest(&p);
+    // In place: each row is read whole before it is written.
+    let _ = p.internal_softmax_out(&p, 1, false);
+    // ln p = logit - sum; the largest p is the one that no rounding to 0 can hit.
+    let sum = logit - largest(&p).log();
+    (p, sum)
 }
 
 /// The first of the largest logits of each row, (N) int64: greedy generation.
 pub fn argmax(hidden: &Tensor, head: &Tensor) -> Tensor {
     no_grad(|| {
-        let head = head.to_kind(hidden.kind());
-        let chunks: Vec<Tensor> = hidden
-            .split(ROWS, 0)
-            .iter()
-            .map(|h| h.mm(&head.tr()).argmax(1, false))
-            .collect();
-        if chunks.is_empty() {
+        if hidden.size()[0] == 0 {
             return Tensor::empty([0], (Kind::Int64, hidden.device()));
         }
-        Tensor::cat(&chunks, 0)
+        let head = head.to_kind(hidden.kind()).tr();
+        let chunks = hidden.split(ROWS, 0);
+        let best: Vec<Tensor> = chunks
+            .iter()
+            .map(|h| h.mm(&head).argmax(1, false))
+            .collect();
+        Tensor::cat(&best, 0)
     })
 }
 
@@ -65,11 +88,11 @@ mod tests {
     use super::super::testing::{assert_close, gradients, random};
     use super::*;
 
-    /// More rows than a chunk holds, against torch's own loss and its derivative; a logit of 300 shows that nothing
-    /// overflows and that an unlikely target has a finite loss.
+    /// More rows and tokens than are taken at a time, against torch's own loss and its derivative; logits of some 300 show
+    /// that nothing overflows and that an unlikely target has a finite loss.
     #[test]
     fn equals_torch() {
-        let (n, c, v) = (2 * ROWS + 5, 6, 37);
+        let (n, c, v) = (ROWS + 5, 6, 2 * PART + 37);
         let (hidden, head) = (random(&[n, c], 1), random(&[v, c], 2));
         let _ = hidden.get(3).g_mul_scalar_(100.0);
         let targets = Tensor::arange(n, (Kind::Int64, tch::Device::Cpu)).remainder(v);

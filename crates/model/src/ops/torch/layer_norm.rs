@@ -2,9 +2,9 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-/// `x` (N, C), `w` and `b` (C) -> y (N, C), mean (N, 1), 1 / standard deviation (N, 1).
+/// `x` (N, C), `w` and `b` (C) or (1, C) -> y (N, C), mean (N, 1), 1 / standard deviation (N, 1).
 pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> (Tensor, Tensor, Tensor) {
-    no_grad(|| x.native_layer_norm([x.size()[1]], Some(w), Some(b), eps))
+    no_grad(|| x.native_layer_norm([x.size()[1]], Some(w.view([-1])), Some(b.view([-1])), eps))
 }
 
 /// dx (N, C) = r (g - mean(g) - h mean(g h)) with g = w dy, h = (x - mean) r and r = 1 / standard deviation.

@@ -4,6 +4,8 @@
 //! they are, unless it says otherwise; what burn's autodiff would compose from ten primitives is done in place in one or
 //! two temporaries. Shapes that do not fit panic, as in `tch` itself: they are the caller's mistake.
 
+pub(crate) use burn::backend::libtorch::TchTensor;
+
 pub mod attention;
 pub mod cross_entropy;
 pub mod gelu;
