@@ -20,7 +20,7 @@ fn loss(criterion: &mut Criterion) {
     let frozen = Weight::Host(sharelora_kernels::matrix::Matrix::from_f32(
         V,
         C,
-        head.to_data().to_vec().expect("a tensor of f32"),
+        head.to_data().try_to_vec().expect("a tensor of f32"),
     ));
     let targets: Vec<u32> = (0..N as u32).map(|i| i * 7919 % V as u32).collect();
     let leaf = || hidden.clone().autodiff().require_grad();

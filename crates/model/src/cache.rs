@@ -22,7 +22,7 @@ pub(crate) struct Row {
 enum Layer {
     Empty,
     Host(Vec<f32>, Vec<f32>),
-    Device(Option<Tensor<3>>, Option<Tensor<3>>),
+    Device(Box<[Option<Tensor<3>>; 2]>),
 }
 
 /// One layer's buffers, for attention to write to and read from.
@@ -63,13 +63,16 @@ impl Cache {
                 }
                 _ => {
                     let empty = || Some(Tensor::zeros(shape, &device.clone().inner()));
-                    Layer::Device(empty(), empty())
+                    Layer::Device(Box::new([empty(), empty()]))
                 }
             };
         }
         match entry {
             Layer::Host(k, v) => Slots::Host(k, v, &self.rows, self.capacity),
-            Layer::Device(k, v) => Slots::Device(k, v, &self.rows),
+            Layer::Device(pair) => {
+                let [k, v] = &mut **pair;
+                Slots::Device(k, v, &self.rows)
+            }
             Layer::Empty => unreachable!("filled above"),
         }
     }
@@ -88,13 +91,13 @@ impl Cache {
         let mut moved = false;
         for layer in &mut self.layers {
             // Host buffers stay: a row knows its slot. A device's are made smaller, for it has less memory.
-            if let Layer::Device(Some(k), Some(v)) = layer {
+            let Layer::Device(pair) = layer else { continue };
+            for tensor in pair.iter_mut().flatten() {
                 let index = TensorData::new(slots.clone(), [slots.len()]);
-                let index = Tensor::<1, Int>::from_data(index, &k.device());
-                *k = k.clone().select(0, index.clone());
-                *v = v.clone().select(0, index);
-                moved = true;
+                let index = Tensor::<1, Int>::from_data(index, &tensor.device());
+                *tensor = tensor.clone().select(0, index);
             }
+            moved = true;
         }
         if moved {
             for (slot, row) in self.rows.iter_mut().enumerate() {
