@@ -4,6 +4,14 @@
 //! composed of burn's primitives, which any other backend takes. All activations are (N, width), the rows of all sequences
 //! laid end to end.
 
+#![cfg_attr(
+    feature = "libtorch",
+    allow(
+        deprecated,
+        reason = "burn drops libtorch after 0.22, which is why burn is pinned"
+    )
+)]
+
 mod activation;
 mod attention;
 mod bridge;
