@@ -10,7 +10,12 @@ use pulp::{Simd, WithSimd};
 /// calls if they are `#[inline(always)]` or small.
 #[inline(always)]
 pub fn dispatch<R>(op: impl FnMut() -> R) -> R {
-    let op = Inline(op);
+    vectorize(Inline(op))
+}
+
+/// [`dispatch`] for code that names its vectors.
+#[inline(always)]
+pub fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
     #[cfg(target_arch = "x86_64")]
     {
         // Not `pulp::Arch`: it knows AVX2 only with a feature that burn-flex leaves off.

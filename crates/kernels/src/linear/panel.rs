@@ -11,6 +11,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use crate::simd;
+
 /// Columns of a panel.
 pub const PANEL: usize = 64;
 /// Rows that are in registers at a time: with the 4 AVX-512 vectors of a panel 24 accumulators of 32 registers.
@@ -58,26 +60,12 @@ pub fn accumulate(out: &mut [f32], rows: Rows, panel: Rows, width: usize) {
     // Only a full panel ends with a vector on every processor.
     panel.check(PANEL);
     assert!(out.len() >= rows.count * PANEL && width <= PANEL);
-    vectorize(Accumulate {
+    simd::vectorize(Accumulate {
         out,
         rows,
         panel,
         width,
     });
-}
-
-/// [`crate::simd::dispatch`] for code that names its vectors.
-fn vectorize<Op: WithSimd>(op: Op) -> Op::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(simd) = pulp::x86::V4::try_new() {
-            return Simd::vectorize(simd, op);
-        }
-        if let Some(simd) = pulp::x86::V3::try_new() {
-            return Simd::vectorize(simd, op);
-        }
-    }
-    pulp::Arch::new().dispatch(op)
 }
 
 struct Accumulate<'a> {
@@ -191,7 +179,7 @@ pub fn dots(out: &mut [f32], stride: usize, a: Rows, b: Rows, k: usize) {
     assert!(out.len() >= (a.count - 1) * stride + b.count);
     a.check(k);
     b.check(k);
-    vectorize(Dots {
+    simd::vectorize(Dots {
         out,
         stride,
         a,
