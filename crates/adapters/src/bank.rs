@@ -32,7 +32,7 @@ pub struct Bank {
 
 /// A generator of its own for each purpose and place, so that the values of one matrix do not depend on
 /// which others exist.
-fn generator(seed: u64, purpose: &str, place: &str) -> ChaCha8Rng {
+pub fn generator(seed: u64, purpose: &str, place: &str) -> ChaCha8Rng {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     hash.update(purpose.as_bytes());
@@ -52,7 +52,7 @@ impl Bank {
                 return vec![0.0; rows * columns];
             }
             let bound = 1.0 / (columns as f32).sqrt();
-            let mut rng = generator(seed, "A", &layout.sites[matrix.owner].path);
+            let mut rng = generator(seed, "A", &layout.sites[matrix.owner].place());
             (0..rows * columns)
                 .map(|_| rng.random_range(-bound..bound))
                 .collect()
@@ -161,9 +161,9 @@ impl Bank {
     pub fn mask(&self, site: usize, dropout: Option<Dropout>) -> Option<Mask> {
         let probability = self.layout.config.dropout;
         let dropout = dropout.filter(|_| probability > 0.0)?;
-        let path = &self.layout.sites[site].path;
+        let place = self.layout.sites[site].place();
         Some(Mask {
-            seed: generator(dropout.seed, "dropout", path).get_seed(),
+            seed: generator(dropout.seed, "dropout", &place).get_seed(),
             pass: dropout.pass,
             probability,
         })

@@ -20,6 +20,9 @@ pub enum AdapterError {
         "target module `{target}` does not exist in this model: choose among {choices}, or \"all_linear\""
     )]
     UnknownTarget { target: String, choices: String },
+    /// A fused module and one of its parts, both named.
+    #[error("`{part}` is a part of `{whole}`: adapt one of the two")]
+    Overlap { part: String, whole: String },
     /// A number out of its range.
     #[error("`{key}` = {value} is out of range: {expected}")]
     Range {

@@ -14,11 +14,11 @@ mod peft;
 mod sharing;
 mod site;
 
-pub use bank::{Bank, Dropout, Mask};
+pub use bank::{Bank, Dropout, Mask, generator};
 pub use error::AdapterError;
 pub use layout::{AdapterConfig, Layout, Matrix, Scaling, Slot};
 pub use merge::{delta, merge, unmerge};
-pub use native::{load_native, save_native};
+pub use native::{Module, load_native, save_native};
 pub use peft::{PeftInfo, export_peft, import_peft};
 pub use sharing::{Method, NAMED_METHODS, Scope, Share, Sharing};
-pub use site::{Site, select_sites};
+pub use site::{Part, Site, select_sites};

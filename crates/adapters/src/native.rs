@@ -10,6 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AdapterConfig, AdapterError, Bank, Layout, Sharing, Site};
 
+/// A tensor that is trained in full beside the adapter, a classification head's say, and saved with it (PEFT's
+/// `modules_to_save`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Module {
+    /// As Hugging Face transformers names it, `classifier.dense.weight`.
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Vec<f32>,
+}
+
 /// The description in the file's metadata, under the key `sharelora`. Sites are all that the adapter has, so
 /// that the layout is rebuilt from the file alone.
 #[derive(Serialize, Deserialize)]
@@ -18,25 +29,30 @@ struct Header {
     config: AdapterConfig,
     sharing: Sharing,
     sites: Vec<Site>,
+    /// Names of the tensors beside the adapter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    modules: Vec<String>,
 }
 
-/// Writes `bank` to `path`, whole or not at all.
+/// Writes `bank` and what is trained beside it to `path`, whole or not at all.
 ///
 /// # Errors
 /// [`AdapterError::Io`] with the path.
-pub fn save_native(bank: &Bank, path: &Path) -> Result<(), AdapterError> {
+pub fn save_native(bank: &Bank, modules: &[Module], path: &Path) -> Result<(), AdapterError> {
     let layout = bank.layout();
     let header = Header {
         version: 1,
         config: layout.config.clone(),
         sharing: layout.sharing.clone(),
         sites: layout.sites.clone(),
+        modules: modules.iter().map(|m| m.name.clone()).collect(),
     };
-    let tensors: Vec<(String, [usize; 2], Vec<f32>)> = layout
-        .matrices()
-        .zip(bank.values())
-        .map(|(m, v)| (m.name.clone(), m.shape, v))
-        .collect();
+    let matrices = layout.matrices().zip(bank.values()).map(|(m, v)| Module {
+        name: m.name.clone(),
+        shape: m.shape.to_vec(),
+        values: v,
+    });
+    let tensors: Vec<Module> = matrices.chain(modules.iter().cloned()).collect();
     let header =
         serde_json::to_string(&header).map_err(|e| AdapterError::format(path, e.to_string()))?;
     write_tensors(
@@ -46,11 +62,11 @@ pub fn save_native(bank: &Bank, path: &Path) -> Result<(), AdapterError> {
     )
 }
 
-/// Reads a file that [`save_native`] wrote.
+/// Reads a file that [`save_native`] wrote: the bank, and what was trained beside it.
 ///
 /// # Errors
 /// [`AdapterError::Format`] names the file and what is wrong with it.
-pub fn load_native(path: &Path, device: &Device) -> Result<Bank, AdapterError> {
+pub fn load_native(path: &Path, device: &Device) -> Result<(Bank, Vec<Module>), AdapterError> {
     let bytes = std::fs::read(path).map_err(|e| AdapterError::io(path, e))?;
     let bad = |reason: String| AdapterError::format(path, reason);
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
@@ -74,30 +90,36 @@ pub fn load_native(path: &Path, device: &Device) -> Result<Bank, AdapterError> {
     let values = layout
         .matrices()
         .map(|m| {
-            let (shape, values) = read_f32(&file, &m.name, path)?;
-            if shape != m.shape {
+            let found = read_f32(&file, &m.name, path)?;
+            if found.shape != m.shape {
                 return Err(bad(format!(
-                    "`{}` is {shape:?}, its own description needs {:?}",
-                    m.name, m.shape
+                    "`{}` is {:?}, its own description needs {:?}",
+                    m.name, found.shape, m.shape
                 )));
             }
-            Ok(values)
+            Ok(found.values)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Bank::from_values(Arc::new(layout), values, device).map_err(|e| bad(e.to_string()))
+    let modules = header.modules.iter();
+    let modules = modules
+        .map(|name| read_f32(&file, name, path))
+        .collect::<Result<_, _>>()?;
+    let bank =
+        Bank::from_values(Arc::new(layout), values, device).map_err(|e| bad(e.to_string()))?;
+    Ok((bank, modules))
 }
 
 /// Writes f32 tensors atomically.
 pub(crate) fn write_tensors(
     path: &Path,
-    tensors: &[(String, [usize; 2], Vec<f32>)],
+    tensors: &[Module],
     metadata: HashMap<String, String>,
 ) -> Result<(), AdapterError> {
     let views = tensors
         .iter()
-        .map(|(name, shape, values)| {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, shape, bytes)
+        .map(|m| {
+            let bytes: Vec<u8> = m.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (&m.name, &m.shape, bytes)
         })
         .collect::<Vec<_>>();
     let views = views
@@ -137,17 +159,11 @@ pub(crate) fn read_f32(
     file: &SafeTensors<'_>,
     name: &str,
     path: &Path,
-) -> Result<([usize; 2], Vec<f32>), AdapterError> {
+) -> Result<Module, AdapterError> {
     let bad = |reason: String| AdapterError::format(path, reason);
     let view = file
         .tensor(name)
         .map_err(|_| bad(format!("tensor `{name}` is missing")))?;
-    let &[rows, columns] = view.shape() else {
-        return Err(bad(format!(
-            "tensor `{name}` has shape {:?}, not two dimensions",
-            view.shape()
-        )));
-    };
     let halves = |widen: fn(u16) -> f32| -> Vec<f32> {
         view.data()
             .chunks_exact(2)
@@ -168,5 +184,9 @@ pub(crate) fn read_f32(
             )));
         }
     };
-    Ok(([rows, columns], values))
+    Ok(Module {
+        name: name.into(),
+        shape: view.shape().to_vec(),
+        values,
+    })
 }

@@ -2,6 +2,10 @@
 //!
 //! Keys and fields as `peft.tuners.lora` writes them. safetensors has no aliases, so a shared matrix is written
 //! once for each layer; reading such a folder back finds the sharing again by comparing the values.
+//!
+//! PEFT adapts a fused module as one site. Adapters of n of its parts, q and v of GPT-2's `c_attn` say, are one adapter of
+//! the whole with rank n r and alpha n alpha, so that the scale stays: `A' = [A_q; A_v]`, and `B'` has `B_q` and `B_v` in
+//! the rows of their outputs and the columns of their ranks, and zeros elsewhere.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +15,7 @@ use burn::tensor::Device;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::native::{read_f32, write_atomic, write_tensors};
+use crate::native::{Module, read_f32, write_atomic, write_tensors};
 use crate::{AdapterConfig, AdapterError, Bank, Layout, Method, Scaling, Sharing, Site};
 
 /// What PEFT wants to know about the base model.
@@ -22,47 +26,58 @@ pub struct PeftInfo {
     pub base_model_name_or_path: String,
     /// The base keeps its weights [in, out] (GPT-2's `Conv1D`).
     pub fan_in_fan_out: bool,
+    /// Paths of all linear modules of the base.
+    pub modules: Vec<String>,
 }
 
-/// Writes `bank` into the folder `dir`, so that plain PEFT loads it.
+/// Writes `bank` and what is trained beside it into the folder `dir`, so that plain PEFT loads them.
 ///
 /// # Errors
-/// [`AdapterError::Io`] with the path.
-pub fn export_peft(bank: &Bank, info: &PeftInfo, dir: &Path) -> Result<(), AdapterError> {
+/// [`AdapterError::Io`] with the path; [`AdapterError::Unsupported`] where parts of one module and whole modules are
+/// adapted side by side, for which PEFT has no single rank.
+pub fn export_peft(
+    bank: &Bank,
+    modules: &[Module],
+    info: &PeftInfo,
+    dir: &Path,
+) -> Result<(), AdapterError> {
     std::fs::create_dir_all(dir).map_err(|e| AdapterError::io(dir, e))?;
     let layout = bank.layout();
-    let mut targets: Vec<&str> = Vec::new();
-    for site in &layout.sites {
-        if !targets.contains(&site.projection.as_str()) {
-            targets.push(&site.projection);
-        }
-    }
-    let alpha = layout.config.alpha;
-    let config = json!({
+    let (factor, mut tensors) = lifted(bank)?;
+    let rank = factor * layout.config.rank;
+    // rsLoRA's scale is alpha / sqrt(rank).
+    let alpha = layout.config.alpha
+        * match layout.config.scaling {
+            Scaling::Standard => factor as f64,
+            Scaling::Rslora => (factor as f64).sqrt(),
+        };
+    let mut config = json!({
         "peft_type": "LORA",
         "task_type": info.task_type,
         "base_model_name_or_path": info.base_model_name_or_path,
-        "r": layout.config.rank,
+        "r": rank,
         // PEFT types alpha as an integer; a fraction is kept as it is.
         "lora_alpha": if alpha.fract() == 0.0 { json!(alpha as i64) } else { json!(alpha) },
         "lora_dropout": layout.config.dropout,
-        "target_modules": targets,
+        "target_modules": target_modules(layout, &info.modules),
         "bias": "none",
         "fan_in_fan_out": info.fan_in_fan_out,
         "use_rslora": layout.config.scaling == Scaling::Rslora,
         "inference_mode": true,
     });
-    let values = bank.values();
-    let mut tensors = Vec::with_capacity(2 * layout.sites.len());
-    for (site, slot) in layout.sites.iter().zip(&layout.slots) {
-        for (letter, index) in [("A", slot.a), ("B", layout.a.len() + slot.b)] {
-            let shape = layout.matrices().nth(index).map_or([0, 0], |m| m.shape);
-            tensors.push((
-                format!("base_model.model.{}.lora_{letter}.weight", site.path),
-                shape,
-                values[index].clone(),
-            ));
+    let mut saved: Vec<&str> = Vec::new();
+    for module in modules {
+        let root = module.name.split('.').next().unwrap_or_default();
+        if !saved.contains(&root) {
+            saved.push(root);
         }
+        tensors.push(Module {
+            name: format!("base_model.model.{}", module.name),
+            ..module.clone()
+        });
+    }
+    if !saved.is_empty() {
+        config["modules_to_save"] = json!(saved);
     }
     // The same metadata entry that PEFT's own writer leaves.
     write_tensors(
@@ -76,13 +91,88 @@ pub fn export_peft(bank: &Bank, info: &PeftInfo, dir: &Path) -> Result<(), Adapt
     write_atomic(&path, (text + "\n").as_bytes())
 }
 
-/// Reads a PEFT LoRA folder for a model with these sites. The result is LoRA, or ShareA, ShareB or ShareAB
-/// where all layers hold the same values.
+/// The matrices of every module under PEFT's names, and by how much its rank is ours: the number of adapted parts of a
+/// fused module, else 1.
+fn lifted(bank: &Bank) -> Result<(usize, Vec<Module>), AdapterError> {
+    let layout = bank.layout();
+    let values = bank.values();
+    let mut by_path: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (index, site) in layout.sites.iter().enumerate() {
+        match by_path.iter_mut().find(|(path, _)| *path == site.path) {
+            Some((_, sites)) => sites.push(index),
+            None => by_path.push((&site.path, vec![index])),
+        }
+    }
+    let factor = by_path.first().map_or(1, |(_, sites)| sites.len());
+    if by_path.iter().any(|(_, sites)| sites.len() != factor) {
+        return Err(AdapterError::Unsupported(
+            "PEFT has one rank for all modules: parts of a fused module cannot be exported beside whole modules".into(),
+        ));
+    }
+    let r = layout.config.rank;
+    let mut tensors = Vec::with_capacity(2 * by_path.len());
+    for (path, sites) in by_path {
+        let inputs = layout.sites[sites[0]].in_features;
+        let part = |index: usize| layout.sites[index].part;
+        let outputs = part(sites[0]).map_or(layout.sites[sites[0]].out_features, |p| p.of);
+        let mut a = Vec::with_capacity(factor * r * inputs);
+        let mut b = vec![0.0; outputs * factor * r];
+        for (place, &index) in sites.iter().enumerate() {
+            let slot = layout.slots[index];
+            a.extend_from_slice(&values[slot.a]);
+            let start = part(index).map_or(0, |p| p.start);
+            let rows = values[layout.a.len() + slot.b].chunks_exact(r);
+            for (row, from) in rows.enumerate() {
+                let to = (start + row) * factor * r + place * r;
+                b[to..to + r].copy_from_slice(from);
+            }
+        }
+        for (letter, shape, values) in [
+            ("A", [factor * r, inputs], a),
+            ("B", [outputs, factor * r], b),
+        ] {
+            tensors.push(Module {
+                name: format!("base_model.model.{path}.lora_{letter}.weight"),
+                shape: shape.to_vec(),
+                values,
+            });
+        }
+    }
+    Ok((factor, tensors))
+}
+
+/// What PEFT matches module names with: the ends of the adapted paths, or where such an end would match another module
+/// of the model too (RoBERTa's `output.dense` is the end of `attention.output.dense`), the whole paths.
+fn target_modules(layout: &Layout, all: &[String]) -> Vec<String> {
+    let mut targets: Vec<String> = Vec::new();
+    for site in &layout.sites {
+        // A part is not a module: its module's last name is.
+        let end = match site.part {
+            None => site.projection.as_str(),
+            Some(_) => site.path.rsplit('.').next().unwrap_or_default(),
+        };
+        let dotted = format!(".{end}");
+        let adapted = |path: &String| layout.sites.iter().any(|s| s.path == *path);
+        let ambiguous = all.iter().any(|p| p.ends_with(&dotted) && !adapted(p));
+        let target = if ambiguous { site.path.as_str() } else { end };
+        if !targets.iter().any(|t| t == target) {
+            targets.push(target.into());
+        }
+    }
+    targets
+}
+
+/// Reads a PEFT LoRA folder for a model with these sites, and what was trained in full beside it (`modules_to_save`). The
+/// result is LoRA, or ShareA, ShareB or ShareAB where all layers hold the same values.
 ///
 /// # Errors
 /// A file that is absent or malformed, a kind of adapter or an option that is not plain LoRA, a module that
 /// the model lacks, or a matrix of the wrong shape; each names the file and the key.
-pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Bank, AdapterError> {
+pub fn import_peft(
+    dir: &Path,
+    all_sites: &[Site],
+    device: &Device,
+) -> Result<(Bank, Vec<Module>), AdapterError> {
     let config_path = dir.join("adapter_config.json");
     let text =
         std::fs::read_to_string(&config_path).map_err(|e| AdapterError::io(&config_path, e))?;
@@ -99,7 +189,6 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
         ("use_dora", json!(false)),
         ("rank_pattern", json!({})),
         ("alpha_pattern", json!({})),
-        ("modules_to_save", Value::Null),
         // Activated LoRA: the update starts at an invocation sequence only.
         ("alora_invocation_tokens", Value::Null),
     ] {
@@ -136,18 +225,28 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
     let names = file.names();
     let adapted: Vec<Site> = all_sites
         .iter()
-        .filter(|s| names.contains(&key(s, "A").as_str()))
+        .filter(|s| s.part.is_none() && names.contains(&key(s, "A").as_str()))
         .cloned()
         .collect();
-    if let Some(stray) = names.iter().find(|n| {
-        !adapted
-            .iter()
-            .any(|s| [key(s, "A"), key(s, "B")].iter().any(|k| k == *n))
-    }) {
-        return Err(AdapterError::format(
-            &path,
-            format!("`{stray}` is no module of this model"),
-        ));
+    let saved = json["modules_to_save"].as_array().into_iter().flatten();
+    let saved: Vec<String> = saved
+        .filter_map(|name| Some(format!("base_model.model.{}.", name.as_str()?)))
+        .collect();
+    let mut modules = Vec::new();
+    for name in &names {
+        let of_adapter = |s: &Site| [key(s, "A"), key(s, "B")].iter().any(|k| k == name);
+        if saved.iter().any(|prefix| name.starts_with(prefix)) {
+            let module = read_f32(&file, name, &path)?;
+            modules.push(Module {
+                name: name["base_model.model.".len()..].into(),
+                ..module
+            });
+        } else if !adapted.iter().any(of_adapter) {
+            return Err(AdapterError::format(
+                &path,
+                format!("`{name}` is no module of this model"),
+            ));
+        }
     }
     let mut targets: Vec<String> = Vec::new();
     for site in &adapted {
@@ -170,10 +269,12 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
             .collect::<Result<Vec<_>, _>>()
     };
     let (a, b) = (read("A")?, read("B")?);
-    let same = |list: &[([usize; 2], Vec<f32>)]| {
+    let same = |list: &[Module]| {
         adapted.iter().enumerate().all(|(i, site)| {
             let first = adapted.iter().position(|s| s.projection == site.projection);
-            first.is_some_and(|first| list[first] == list[i])
+            first.is_some_and(|first| {
+                list[first].shape == list[i].shape && list[first].values == list[i].values
+            })
         })
     };
     let several = adapted.iter().any(|s| s.layer != adapted[0].layer);
@@ -190,23 +291,24 @@ pub fn import_peft(dir: &Path, all_sites: &[Site], device: &Device) -> Result<Ba
     let layout = Arc::new(Layout::new(&adapted, &sharing, &config)?);
     let mut values = Vec::new();
     for (i, matrix) in layout.matrices().enumerate() {
-        let (letter, (shape, v)) = if i < layout.a.len() {
+        let (letter, found) = if i < layout.a.len() {
             ("A", &a[matrix.owner])
         } else {
             ("B", &b[matrix.owner])
         };
-        if *shape != matrix.shape {
+        if found.shape != matrix.shape {
             let site = &adapted[matrix.owner];
             return Err(AdapterError::format(
                 &path,
                 format!(
-                    "`{}` is {shape:?}, the model needs {:?}",
+                    "`{}` is {:?}, the model needs {:?}",
                     key(site, letter),
+                    found.shape,
                     matrix.shape
                 ),
             ));
         }
-        values.push(v.clone());
+        values.push(found.values.clone());
     }
-    Bank::from_values(layout, values, device)
+    Ok((Bank::from_values(layout, values, device)?, modules))
 }

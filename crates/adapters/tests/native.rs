@@ -12,10 +12,11 @@ use common::{METHODS, bits, config, custom, layout, random_bank, sharing, sites}
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
-use sharelora_adapters::{AdapterConfig, Bank, Scaling, load_native, save_native};
+use sharelora_adapters::{AdapterConfig, Bank, Module, Scaling, load_native, save_native};
 
 fn load(path: &Path) -> Result<Bank, String> {
-    load_native(path, &Device::flex()).map_err(|e| e.to_string())
+    let found = load_native(path, &Device::flex());
+    found.map(|(bank, _)| bank).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn every_method_comes_back_bit_for_bit() {
         let bank = random_bank(&layout(&sites, sharing, &config), i as u64);
         // The folder is made where it is missing.
         let path = folder.path().join("made").join(format!("{i}.safetensors"));
-        save_native(&bank, &path).unwrap();
+        save_native(&bank, &[], &path).unwrap();
         let back = load(&path).unwrap();
         assert_eq!(back.layout(), bank.layout());
         assert_eq!(bits(&back.values()), bits(&bank.values()));
@@ -64,7 +65,7 @@ fn share_ab_is_as_many_times_smaller_as_there_are_layers() {
     let size = |method| {
         let layout = layout(&sites, &sharing(method), &config(16));
         let path = folder.path().join(method);
-        save_native(&random_bank(&layout, 1), &path).unwrap();
+        save_native(&random_bank(&layout, 1), &[], &path).unwrap();
         let size = std::fs::metadata(&path).unwrap().len();
         assert!(size > layout.adapter_bytes());
         size as f64
@@ -82,7 +83,7 @@ static SAVED: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let sharing = custom(json!({"groups": 2}), json!("all_layers"));
     let layout = layout(&sites(3, &[("q_proj", 4, 4)]), &sharing, &config(2));
     let path = folder.path().join("saved");
-    save_native(&random_bank(&layout, 1), &path).unwrap();
+    save_native(&random_bank(&layout, 1), &[], &path).unwrap();
     std::fs::read(path).unwrap()
 });
 
@@ -171,4 +172,27 @@ fn what_is_wrong_with_a_file_is_said() {
     );
     let absent = load(Path::new("no/such/file.safetensors")).err().unwrap();
     assert!(absent.contains("no/such/file.safetensors"), "{absent}");
+}
+
+/// A head that is trained beside the adapter comes back with its shapes, vectors among them.
+#[test]
+fn what_is_trained_beside_the_adapter_is_kept() {
+    let layout = layout(
+        &sites(2, &[("query", 4, 4)]),
+        &sharing("share_a"),
+        &config(2),
+    );
+    let head = |name: &str, shape: &[usize]| Module {
+        name: format!("classifier.{name}"),
+        shape: shape.to_vec(),
+        values: common::random(shape.iter().product(), 9),
+    };
+    let modules = [head("dense.weight", &[4, 4]), head("dense.bias", &[4])];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.safetensors");
+    let bank = random_bank(&layout, 1);
+    save_native(&bank, &modules, &path).unwrap();
+    let (back, found) = load_native(&path, &Device::flex()).unwrap();
+    assert_eq!(found, modules);
+    assert_eq!(bits(&back.values()), bits(&bank.values()));
 }

@@ -11,7 +11,9 @@ use burn::tensor::Device;
 use common::{METHODS, bits, config, custom, layout, random_bank, sharing, sites};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use sharelora_adapters::{AdapterConfig, Bank, PeftInfo, Scaling, Site, export_peft, import_peft};
+use sharelora_adapters::{
+    AdapterConfig, Bank, Module, Part, PeftInfo, Scaling, Site, export_peft, import_peft,
+};
 use tempfile::TempDir;
 
 const CONFIG: &str = "adapter_config.json";
@@ -22,6 +24,7 @@ fn info() -> PeftInfo {
         task_type: "CAUSAL_LM".into(),
         base_model_name_or_path: "base".into(),
         fan_in_fan_out: false,
+        modules: model_sites().into_iter().map(|s| s.path).collect(),
     }
 }
 
@@ -40,12 +43,13 @@ fn config_qv() -> AdapterConfig {
 fn exported(method: &str, config: &AdapterConfig) -> (TempDir, Bank) {
     let bank = random_bank(&layout(&model_sites(), &sharing(method), config), 4);
     let folder = tempfile::tempdir().unwrap();
-    export_peft(&bank, &info(), folder.path()).unwrap();
+    export_peft(&bank, &[], &info(), folder.path()).unwrap();
     (folder, bank)
 }
 
 fn import(folder: &Path) -> Result<Bank, String> {
-    import_peft(folder, &model_sites(), &Device::flex()).map_err(|e| e.to_string())
+    let found = import_peft(folder, &model_sites(), &Device::flex());
+    found.map(|(bank, _)| bank).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -73,7 +77,7 @@ fn groups_come_back_as_lora() {
     let groups = custom(json!({"groups": 2}), json!("per_layer"));
     let bank = random_bank(&layout(&model_sites(), &groups, &config_qv()), 4);
     let folder = tempfile::tempdir().unwrap();
-    export_peft(&bank, &info(), folder.path()).unwrap();
+    export_peft(&bank, &[], &info(), folder.path()).unwrap();
     let back = import(folder.path()).unwrap();
     assert_eq!(back.layout().sharing, sharing("lora"));
     for site in 0..bank.layout().sites.len() {
@@ -145,7 +149,6 @@ fn options_that_change_the_sum_are_refused() {
         ("use_dora", json!(true), "`use_dora`"),
         ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
         ("alpha_pattern", json!({"q_proj": 4}), "`alpha_pattern`"),
-        ("modules_to_save", json!(["lm_head"]), "`modules_to_save`"),
         (
             "alora_invocation_tokens",
             json!([1, 2]),
@@ -256,7 +259,8 @@ fn a_folder_that_peft_saved_is_read() {
             site.path = site.path.replace("self_attn", "mlp");
         }
     }
-    let bank = import_peft(&folder, &sites, &Device::flex()).unwrap();
+    let (bank, modules) = import_peft(&folder, &sites, &Device::flex()).unwrap();
+    assert_eq!(modules, []);
     let layout = bank.layout();
     assert_eq!(layout.sites, sites);
     assert_eq!(layout.sharing, sharing("lora"));
@@ -267,5 +271,111 @@ fn a_folder_that_peft_saved_is_read() {
             layout.config.dropout
         ),
         (3, 12.0, 0.1)
+    );
+}
+
+/// q and v of a fused `c_attn`, as loralib adapts them: PEFT, which knows the module as a whole, has to compute the same
+/// update from one adapter of twice the rank, zero for k.
+#[test]
+fn parts_of_a_fused_module_become_one_adapter() {
+    let part = |layer: usize, projection: &str, start| Site {
+        layer,
+        projection: projection.into(),
+        path: format!("transformer.h.{layer}.attn.c_attn"),
+        in_features: 4,
+        out_features: 4,
+        part: Some(Part { start, of: 12 }),
+    };
+    let sites: Vec<Site> = (0..2)
+        .flat_map(|layer| [part(layer, "q", 0), part(layer, "v", 8)])
+        .collect();
+    let config = AdapterConfig {
+        targets: vec!["q".into(), "v".into()],
+        ..config(2)
+    };
+    for scaling in [Scaling::Standard, Scaling::Rslora] {
+        let config = AdapterConfig {
+            scaling,
+            ..config.clone()
+        };
+        let bank = random_bank(&layout(&sites, &sharing("share_a"), &config), 4);
+        let folder = tempfile::tempdir().unwrap();
+        let info = PeftInfo {
+            fan_in_fan_out: true,
+            modules: sites.iter().map(|s| s.path.clone()).collect(),
+            ..info()
+        };
+        export_peft(&bank, &[], &info, folder.path()).unwrap();
+        let whole: Vec<Site> = (0..2)
+            .map(|layer| Site {
+                projection: "c_attn".into(),
+                out_features: 12,
+                part: None,
+                ..part(layer, "q", 0)
+            })
+            .collect();
+        let (back, _) = import_peft(folder.path(), &whole, &Device::flex()).unwrap();
+        assert_eq!(back.layout().config.rank, 4);
+        for layer in 0..2 {
+            let found = common::values(&sharelora_adapters::delta(&back, layer));
+            let [q, v] =
+                [0, 1].map(|i| common::values(&sharelora_adapters::delta(&bank, 2 * layer + i)));
+            let expected = [q, vec![0.0; 16], v].concat();
+            assert!(common::distance(&found, &expected) < 1e-6);
+        }
+    }
+}
+
+/// PEFT matches the ends of names: RoBERTa's `output.dense` would catch `attention.output.dense` as well, so it gets whole
+/// names there. What is trained beside the adapter is named, and comes back.
+#[test]
+fn target_modules_match_nothing_else_and_heads_are_saved() {
+    let site = |layer: usize, projection: &str| Site {
+        layer,
+        projection: projection.into(),
+        path: format!("roberta.encoder.layer.{layer}.{projection}"),
+        in_features: 4,
+        out_features: 4,
+        part: None,
+    };
+    let all: Vec<Site> = (0..2)
+        .flat_map(|l| ["attention.output.dense", "output.dense"].map(|p| site(l, p)))
+        .collect();
+    let head = Module {
+        name: "classifier.out_proj.bias".into(),
+        shape: vec![3],
+        values: vec![1.0, 2.0, 3.0],
+    };
+    let exported = |targets: &[&str]| {
+        let config = AdapterConfig {
+            targets: targets.iter().map(|t| (*t).into()).collect(),
+            ..config(2)
+        };
+        let bank = random_bank(&layout(&all, &sharing("lora"), &config), 4);
+        let folder = tempfile::tempdir().unwrap();
+        let info = PeftInfo {
+            task_type: "SEQ_CLS".into(),
+            modules: all.iter().map(|s| s.path.clone()).collect(),
+            ..info()
+        };
+        export_peft(&bank, std::slice::from_ref(&head), &info, folder.path()).unwrap();
+        let (back, modules) = import_peft(folder.path(), &all, &Device::flex()).unwrap();
+        assert_eq!(bits(&back.values()), bits(&bank.values()));
+        assert_eq!(modules, std::slice::from_ref(&head));
+        let text = std::fs::read_to_string(folder.path().join(CONFIG)).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["modules_to_save"], json!(["classifier"]));
+        json["target_modules"].clone()
+    };
+    assert_eq!(
+        exported(&["output.dense"]),
+        json!([
+            "roberta.encoder.layer.0.output.dense",
+            "roberta.encoder.layer.1.output.dense"
+        ])
+    );
+    assert_eq!(
+        exported(&["attention.output.dense", "output.dense"]),
+        json!(["attention.output.dense", "output.dense"])
     );
 }

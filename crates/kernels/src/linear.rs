@@ -143,6 +143,20 @@ pub fn backward(
         .collect()
 }
 
+/// Adds `bias` (width) to every row of `y`, (N, width).
+///
+/// # Panics
+/// Where `y` is not whole rows.
+pub fn add_bias(y: &mut [f32], bias: &[f32]) {
+    if bias.is_empty() {
+        return;
+    }
+    assert!(y.len().is_multiple_of(bias.len()), "y is (N, width)");
+    y.par_chunks_mut(bias.len())
+        .with_min_len(16)
+        .for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+}
+
 /// Rows of a table: (ids.len(), columns).
 ///
 /// # Panics

@@ -31,7 +31,7 @@ fn loss(criterion: &mut Criterion) {
     group.bench_function("surrogate", |b| {
         b.iter(|| {
             let hidden = leaf();
-            let loss = cross_entropy(&hidden, &frozen, &targets, Some(1.0));
+            let loss = cross_entropy(&hidden, &frozen, &targets, Some(1.0), None);
             let mut gradients = loss.surrogate.map(|s| s.backward());
             gradients.as_mut().and_then(|g| hidden.grad_remove(g))
         });

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, PeftInfo, Scaling, export_peft};
 use sharelora_model::weights::Checkpoint;
-use sharelora_model::{Adapter, Input, Llama, LlamaConfig, Storage};
+use sharelora_model::{Adapter, Input, Model, ModelConfig, Storage};
 
 const ROWS: usize = 2;
 const LENGTH: usize = 12;
@@ -31,9 +31,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sharing = method.sharing().ok_or("this method has no adapter")?;
 
     let device = Device::flex();
-    let config = LlamaConfig::from_json(&std::fs::read_to_string(model.join("config.json"))?)?;
+    let config = ModelConfig::from_json(&std::fs::read_to_string(model.join("config.json"))?)?;
     let checkpoint = Checkpoint::open(&[model.join("model.safetensors")])?;
-    let llama = Llama::load(config, &checkpoint, Storage::F32, &device)?;
+    let base_model = Model::load(config, &checkpoint, Storage::F32, &device)?;
 
     let adapter = AdapterConfig {
         rank: 4,
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         targets: vec!["all_linear".into()],
         scaling: Scaling::Standard,
     };
-    let layout = Arc::new(Layout::new(&llama.config.sites(), sharing, &adapter)?);
+    let layout = Arc::new(Layout::new(&base_model.config.sites(), sharing, &adapter)?);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values = layout
         .matrices()
@@ -54,28 +54,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bank = Bank::from_values(layout, values, &device)?;
 
     let ids: Vec<u32> = (0..ROWS * LENGTH)
-        .map(|_| rng.random_range(0..llama.config.vocab_size as u32))
+        .map(|_| rng.random_range(0..base_model.config.vocab_size() as u32))
         .collect();
     let rows: Vec<&[u32]> = ids.chunks(LENGTH).collect();
     let adapter = Adapter {
         bank: &bank,
         dropout: None,
     };
-    let hidden = llama.hidden(&Input::packed(&rows), Some(adapter), None);
-    let logits = llama.logits(hidden).try_into_vec_as::<f32>()?;
+    let hidden = base_model.hidden(&Input::packed(&rows), Some(adapter), None);
+    let logits = base_model.logits(hidden).try_into_vec_as::<f32>()?;
 
     let info = PeftInfo {
         task_type: "CAUSAL_LM".into(),
         base_model_name_or_path: "base".into(),
-        fan_in_fan_out: false,
+        fan_in_fan_out: base_model.config.fan_in_fan_out(),
+        modules: base_model.config.modules(),
     };
-    export_peft(&bank, &info, out)?;
+    export_peft(&bank, &[], &info, out)?;
     let ids: Vec<u8> = ids
         .iter()
         .flat_map(|&id| i64::from(id).to_le_bytes())
         .collect();
     let logits: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let vocabulary = llama.config.vocab_size;
+    let vocabulary = base_model.config.vocab_size();
     let expected = [
         (
             "input_ids",

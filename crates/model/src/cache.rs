@@ -8,6 +8,8 @@ use crate::ops::{Kernels, kernels};
 pub struct Cache {
     layers: Vec<Layer>,
     capacity: usize,
+    /// Sequences that there is room for.
+    slots: usize,
     rows: Vec<Row>,
 }
 
@@ -39,9 +41,15 @@ pub(crate) enum Slots<'a> {
 impl Cache {
     /// For `rows` sequences. `capacity`: tokens of the longest, prompt and new ones together.
     pub fn new(layers: usize, rows: usize, capacity: usize) -> Self {
+        Self::with_slots(layers, rows, rows, capacity)
+    }
+
+    /// For `rows` sequences that [`Cache::select`] may later multiply to as many as `slots`.
+    pub fn with_slots(layers: usize, rows: usize, slots: usize, capacity: usize) -> Self {
         Cache {
             layers: (0..layers).map(|_| Layer::Empty).collect(),
             capacity,
+            slots: slots.max(rows),
             rows: (0..rows).map(|slot| Row { slot, length: 0 }).collect(),
         }
     }
@@ -52,7 +60,7 @@ impl Cache {
     }
 
     pub(crate) fn slots(&mut self, layer: usize, heads: Heads, device: &Device) -> Slots<'_> {
-        let shape = [self.rows.len(), self.capacity, heads.key * heads.size];
+        let shape = [self.slots, self.capacity, heads.key * heads.size];
         let entry = &mut self.layers[layer];
         if matches!(entry, Layer::Empty) {
             *entry = match kernels(device) {
@@ -84,20 +92,40 @@ impl Cache {
         }
     }
 
-    /// Keeps only these rows, in this order.
+    /// Keeps only these rows, in this order; a row that is named more than once is copied.
+    ///
+    /// # Panics
+    /// Where they are more than there are slots.
     pub fn select(&mut self, rows: &[usize]) {
+        assert!(rows.len() <= self.slots, "no more sequences than slots");
         self.rows = rows.iter().map(|&r| self.rows[r]).collect();
-        let slots: Vec<i64> = self.rows.iter().map(|r| r.slot as i64).collect();
+        let sources: Vec<usize> = self.rows.iter().map(|r| r.slot).collect();
+        let copies = self.separate();
         let mut moved = false;
         for layer in &mut self.layers {
-            // Host buffers stay: a row knows its slot. A device's are made smaller, for it has less memory.
-            let Layer::Device(pair) = layer else { continue };
-            for tensor in pair.iter_mut().flatten() {
-                let index = TensorData::new(slots.clone(), [slots.len()]);
-                let index = Tensor::<1, Int>::from_data(index, &tensor.device());
-                *tensor = tensor.clone().select(0, index);
+            match layer {
+                Layer::Empty => {}
+                // Buffers stay: a row knows its slot.
+                Layer::Host(keys, values) => {
+                    let width = keys.len() / self.slots;
+                    let token = width / self.capacity.max(1);
+                    for copy in &copies {
+                        let from = copy.from * width..copy.from * width + copy.length * token;
+                        keys.copy_within(from.clone(), copy.to * width);
+                        values.copy_within(from, copy.to * width);
+                    }
+                }
+                // A device has less memory: its buffers become as small as the rows are few.
+                Layer::Device(pair) => {
+                    for tensor in pair.iter_mut().flatten() {
+                        let index: Vec<i64> = sources.iter().map(|&s| s as i64).collect();
+                        let index = TensorData::new(index, [sources.len()]);
+                        let index = Tensor::<1, Int>::from_data(index, &tensor.device());
+                        *tensor = tensor.clone().select(0, index);
+                    }
+                    moved = true;
+                }
             }
-            moved = true;
         }
         if moved {
             for (slot, row) in self.rows.iter_mut().enumerate() {
@@ -105,4 +133,34 @@ impl Cache {
             }
         }
     }
+
+    /// Gives every row a slot of its own; returns what has to be copied for that.
+    fn separate(&mut self) -> Vec<Transfer> {
+        let mut used = vec![false; self.slots];
+        for row in &self.rows {
+            used[row.slot] = true;
+        }
+        let mut free: Vec<usize> = (0..self.slots).filter(|&slot| !used[slot]).collect();
+        let mut copies = Vec::new();
+        let mut taken = vec![false; self.slots];
+        for row in &mut self.rows {
+            if std::mem::replace(&mut taken[row.slot], true) {
+                let to = free.pop().expect("there are no more rows than slots");
+                copies.push(Transfer {
+                    from: row.slot,
+                    to,
+                    length: row.length,
+                });
+                row.slot = to;
+            }
+        }
+        copies
+    }
+}
+
+/// The tokens of one slot to another.
+struct Transfer {
+    from: usize,
+    to: usize,
+    length: usize,
 }

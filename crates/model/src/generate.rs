@@ -4,9 +4,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::llama::{Adapter, Llama};
 use crate::ops::read;
-use crate::{Cache, Input};
+use crate::{Adapter, Cache, Input, Model};
 
 /// How the next token is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,7 +33,7 @@ pub struct GenerateOptions {
 /// An empty prompt has nothing to continue: its answer is empty.
 /// The answers of a row do not depend on which other rows are in the batch, up to rounding.
 pub fn generate(
-    model: &Llama,
+    model: &Model,
     adapter: Option<Adapter<'_>>,
     prompts: &[&[u32]],
     options: &GenerateOptions,

@@ -1,10 +1,8 @@
 //! One weight of a model: frozen in the host's memory, or a tensor.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use sharelora_kernels::linear;
 use sharelora_kernels::matrix::{Format, Matrix};
-
-use crate::Input;
 
 /// A weight, (out, in).
 #[derive(Debug, Clone)]
@@ -66,16 +64,20 @@ impl Weight {
         matches!(self, Weight::Tensor(t) if t.is_tracked())
     }
 
-    /// The rows of the input's ids, (N, in).
-    pub(crate) fn rows(&self, input: &Input, device: &Device) -> Tensor<2> {
+    /// Rows by their indices, (ids, in).
+    pub(crate) fn rows(&self, ids: &[u32], device: &Device) -> Tensor<2> {
         match self {
             Weight::Host(m) => {
-                let mut out = vec![0.0; input.ids.len() * m.columns()];
-                linear::embed(m, &input.ids, &mut out);
-                Tensor::from_data(TensorData::new(out, [input.ids.len(), m.columns()]), device)
+                let mut out = vec![0.0; ids.len() * m.columns()];
+                linear::embed(m, ids, &mut out);
+                Tensor::from_data(TensorData::new(out, [ids.len(), m.columns()]), device)
             }
             Weight::Tensor(t) => {
-                let rows = t.clone().select(0, input.tensor(device));
+                let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+                let ids = TensorData::new(ids.clone(), [ids.len()]);
+                let rows = t
+                    .clone()
+                    .select(0, Tensor::<1, Int>::from_data(ids, device));
                 Weight::Tensor(rows).tensor(device)
             }
         }
@@ -91,8 +93,8 @@ impl Weight {
     }
 }
 
-/// Weights on a device one below the other in memory, so that they can be one product; others stay as they are.
-pub(crate) fn joined<const N: usize>(weights: [Weight; N]) -> [Weight; N] {
+/// Puts weights on a device one below the other in memory, so that they can be one product; others stay as they are.
+pub(crate) fn join(weights: &mut [Weight]) {
     let tensors: Vec<Tensor<2>> = weights
         .iter()
         .filter_map(|w| match w {
@@ -100,16 +102,16 @@ pub(crate) fn joined<const N: usize>(weights: [Weight; N]) -> [Weight; N] {
             Weight::Host(_) => None,
         })
         .collect();
-    if tensors.len() < N {
-        return weights;
+    if tensors.len() < weights.len() {
+        return;
     }
     let all = Tensor::cat(tensors, 0);
     let mut start = 0;
-    weights.map(|weight| {
+    for weight in weights {
         let rows = weight.dims()[0];
+        *weight = Weight::Tensor(all.clone().narrow(0, start, rows));
         start += rows;
-        Weight::Tensor(all.clone().narrow(0, start - rows, rows))
-    })
+    }
 }
 
 /// The matrix on a device, in the dtype that stands for its format.

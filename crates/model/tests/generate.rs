@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use burn::tensor::Device;
 use common::{bank, build, config, prompts, slices};
-use sharelora_model::{Adapter, GenerateOptions, Llama, LlamaConfig, Sampling, Storage, generate};
+use sharelora_model::{Adapter, GenerateOptions, Model, ModelConfig, Sampling, Storage, generate};
 
 fn greedy(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {
@@ -17,7 +17,7 @@ fn greedy(max_new_tokens: usize) -> GenerateOptions {
 }
 
 fn run(
-    model: &Llama,
+    model: &Model,
     adapter: Option<Adapter<'_>>,
     rows: &[Vec<u32>],
     options: &GenerateOptions,
@@ -27,7 +27,7 @@ fn run(
 
 /// Each prompt in a batch of its own.
 fn one_by_one(
-    model: &Llama,
+    model: &Model,
     adapter: Option<Adapter<'_>>,
     rows: &[Vec<u32>],
     options: &GenerateOptions,
@@ -38,7 +38,7 @@ fn one_by_one(
 }
 
 /// Greedy decoding by a full forward pass for each token: no cache, no batch, no padding.
-fn plainly(model: &Llama, adapter: Option<Adapter<'_>>, prompt: &[u32], tokens: usize) -> Vec<u32> {
+fn plainly(model: &Model, adapter: Option<Adapter<'_>>, prompt: &[u32], tokens: usize) -> Vec<u32> {
     let mut ids = prompt.to_vec();
     for _ in 0..tokens {
         let input = sharelora_model::Input::packed(&[&ids]);
@@ -199,11 +199,11 @@ fn a_seed_fixes_the_draws() {
 
 /// A model whose logits are `ln p` whatever its input: every embedding is one vector of ones, no block adds
 /// anything, and the head holds the logarithms.
-fn distribution(p: [f64; 4]) -> Llama {
+fn distribution(p: [f64; 4]) -> Model {
     let json = r#"{"vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
         "num_attention_heads": 2, "rms_norm_eps": 1e-12}"#;
-    let config = LlamaConfig::from_json(json).unwrap();
-    Llama::build(
+    let config = ModelConfig::from_json(json).unwrap();
+    Model::build(
         config,
         Storage::F32,
         &Device::flex(),

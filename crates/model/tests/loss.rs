@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData, activation};
 use common::{distance, random, tensor, values};
 use proptest::prelude::*;
 use sharelora_kernels::matrix::Matrix;
-use sharelora_model::{Weight, cross_entropy, log_likelihoods};
+use sharelora_model::{Smoothing, Weight, cross_entropy, log_likelihoods};
 
 struct Case {
     hidden: Vec<f32>,
@@ -118,7 +118,7 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     // A frozen head.
     for head in case.frozen() {
         let hidden = case.hidden();
-        let loss = cross_entropy(&hidden, &head, &case.targets, Some(weight));
+        let loss = cross_entropy(&hidden, &head, &case.targets, Some(weight), None);
         prop_assert_eq!(loss.count, case.n);
         prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
         prop_assert!(
@@ -136,7 +136,7 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     // A head that is trained too, on the same values.
     let (hidden, head) = (case.hidden(), case.head().autodiff().require_grad());
     let trained = Weight::Tensor(head.clone());
-    let loss = cross_entropy(&hidden, &trained, &case.targets, Some(weight));
+    let loss = cross_entropy(&hidden, &trained, &case.targets, Some(weight), None);
     prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
     let grads = loss.surrogate.unwrap().backward();
     prop_assert!(
@@ -155,7 +155,7 @@ fn check(case: &Case, weight: f64) -> Result<(), TestCaseError> {
     // Evaluation.
     let [host, tensor] = case.frozen();
     for head in [host, tensor, trained] {
-        let loss = cross_entropy(&case.hidden(), &head, &case.targets, None);
+        let loss = cross_entropy(&case.hidden(), &head, &case.targets, None, None);
         prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
         prop_assert!(loss.surrogate.is_none());
     }
@@ -174,6 +174,45 @@ proptest! {
         seed in 0u64..1000,
     ) {
         check(&Case::new(n, c, v, seed), weight)?;
+    }
+}
+
+/// Label smoothing, `(1 - x) nll + x mean(-log p)`, through the composed operations.
+fn smoothed(case: &Case, amount: f64) -> (f64, Vec<f32>) {
+    let hidden = case.hidden();
+    let logits = hidden.clone().matmul(case.head().transpose());
+    let ids: Vec<i64> = case.targets.iter().map(|&t| i64::from(t)).collect();
+    let ids = TensorData::new(ids, [case.n, 1]);
+    let index = Tensor::<2, Int>::from_data(ids, &hidden.device().inner());
+    let log_probs = activation::log_softmax(logits, 1);
+    let picked = log_probs.clone().gather(1, index).mul_scalar(1.0 - amount);
+    let loss = (picked + log_probs.mean_dim(1).mul_scalar(amount))
+        .neg()
+        .sum();
+    let sum = f64::from(values(&loss)[0]);
+    let grads = loss.backward();
+    (sum, values(&hidden.grad(&grads).unwrap()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// The E2E recipe trains on smoothed labels: one product with the head's mean row has to be the mean over the
+    /// vocabulary, beside a frozen head as under one that is trained.
+    #[test]
+    fn smoothed_labels_are_the_composed_ones(n in 1usize..60, c in 1usize..20, v in 1usize..40, amount in 0.0f64..0.9, seed in 0u64..1000) {
+        let case = Case::new(n, c, v, seed);
+        let (sum, gradient) = smoothed(&case, amount);
+        let trained = Weight::Tensor(case.head().autodiff().require_grad());
+        for head in case.frozen().into_iter().chain([trained]) {
+            let smoothing = Smoothing::new(amount, &head, &case.hidden().device().inner());
+            let hidden = case.hidden();
+            let loss = cross_entropy(&hidden, &head, &case.targets, Some(0.5), Some(&smoothing));
+            prop_assert!(close(loss.sum, sum), "{} {}", loss.sum, sum);
+            let grads = loss.surrogate.unwrap().backward();
+            let found = values(&hidden.grad(&grads).unwrap());
+            prop_assert!(distance(&times(&gradient, 0.5), &found) < 1e-5);
+        }
     }
 }
 
@@ -228,7 +267,7 @@ fn no_labels_are_no_loss() {
     let case = Case::new(0, 4, 5, 1);
     let hidden = tensor(Vec::new(), [0, 4]);
     for (head, weight) in case.frozen().iter().zip([None, Some(1.0)]) {
-        let loss = cross_entropy(&hidden, head, &[], weight);
+        let loss = cross_entropy(&hidden, head, &[], weight, None);
         assert_eq!((loss.sum, loss.count), (0.0, 0));
         assert!(loss.surrogate.is_none());
     }

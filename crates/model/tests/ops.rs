@@ -127,7 +127,7 @@ proptest! {
         )?;
     }
 
-    /// All three projections of one input with an update each, in every storage format, with and without dropout.
+    /// All three projections of one input with an update each, in every storage format, with and without dropout and bias.
     #[test]
     fn projections(n in 1usize..60, blocks in 1usize..3, rank in 1usize..10, which in 0usize..8, dropout: bool, format in 0usize..4, seed in 0u64..1000) {
         let inputs = 32 * blocks;
@@ -144,6 +144,7 @@ proptest! {
             tensors.push(leaf(rank, inputs, seed + 6 + i as u64));
             tensors.push(leaf(widths[i], rank, seed + 9 + i as u64));
         }
+        let bias = || (seed % 2 == 0).then(|| tensor(random(88, seed + 20), [1, 88]));
         let updates = |t: &[Tensor<2>]| -> Vec<Update> {
             chosen.iter().enumerate().map(|(k, &projection)| Update {
                 projection,
@@ -155,21 +156,24 @@ proptest! {
         };
         same(
             &tensors,
-            |t| ops::linear(t[0].clone(), &weights, updates(t)),
-            |t| ops::linear_composed(t[0].clone(), &weights, updates(t)),
+            |t| ops::linear(t[0].clone(), &weights, bias(), updates(t)),
+            |t| ops::linear_composed(t[0].clone(), &weights, bias(), updates(t)),
         )?;
     }
 
-    /// Full fine-tuning: the weights' own gradients.
+    /// Full fine-tuning: the gradients of the weights and of their bias.
     #[test]
     fn trained_projections(n in 1usize..200, inputs in 1usize..40, widths in prop::collection::vec(1usize..40, 1..4), seed in 0u64..1000) {
         let mut tensors = vec![leaf(n, inputs, seed)];
         tensors.extend(widths.iter().zip(1..).map(|(&w, i)| leaf(w, inputs, seed + i)));
-        let weights = |t: &[Tensor<2>]| -> Vec<Weight> { t[1..].iter().cloned().map(Weight::Tensor).collect() };
+        let n = widths.len();
+        tensors.push(leaf(1, widths.iter().sum(), seed + 9));
+        let weights = |t: &[Tensor<2>]| -> Vec<Weight> { t[1..=n].iter().cloned().map(Weight::Tensor).collect() };
+        let bias = |t: &[Tensor<2>]| Some(t[n + 1].clone());
         same(
             &tensors,
-            |t| ops::linear(t[0].clone(), &weights(t), Vec::new()),
-            |t| ops::linear_composed(t[0].clone(), &weights(t), Vec::new()),
+            |t| ops::linear(t[0].clone(), &weights(t), bias(t), Vec::new()),
+            |t| ops::linear_composed(t[0].clone(), &weights(t), bias(t), Vec::new()),
         )?;
     }
 }
@@ -185,6 +189,7 @@ fn bank(inputs: usize, widths: &[usize], rank: usize, dropout: f64) -> Bank {
             path: name.into(),
             in_features: inputs,
             out_features,
+            part: None,
         })
         .collect();
     let config = AdapterConfig {
@@ -212,10 +217,10 @@ fn an_untracked_input_is_a_constant() {
         scale: 1.0,
         mask: None,
     };
-    let y = ops::linear(x, &weight, vec![update]);
+    let y = ops::linear(x, &weight, None, vec![update]);
     assert!(y.is_tracked());
     let grads = y.sum().backward();
     assert!(a.grad(&grads).is_some() && b.grad(&grads).is_some());
-    let plain = ops::linear(tensor(random(15, 4), [5, 3]), &weight, Vec::new());
+    let plain = ops::linear(tensor(random(15, 4), [5, 3]), &weight, None, Vec::new());
     assert!(!plain.is_tracked());
 }

@@ -92,6 +92,10 @@ pub struct Record {
     pub config: serde_json::Value,
     /// Number of trained parameters; 0 for the untouched model.
     pub trainable_parameters: u64,
+    /// Number of parameters of a head that is trained in full beside the adapter; not counted above, as in the paper's
+    /// tables.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub head_parameters: u64,
     /// Size of the saved adapter in bytes.
     pub adapter_bytes: u64,
     /// Number of frozen parameters of the base model.
@@ -108,6 +112,12 @@ pub struct Record {
     pub best_step: Option<u64>,
     /// Scores by `task/metric`; deeper keys (`mmlu/accuracy/law`) are details that tables leave out.
     pub metrics: BTreeMap<String, Metric>,
+    /// Why something that was asked for has no score, by the name of its samples.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_measured: BTreeMap<String, String>,
+    /// Texts that were longer than allowed and lost tokens, by name; those without any are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub truncated: BTreeMap<String, u64>,
     /// Hashes of the data by name.
     pub data: BTreeMap<String, String>,
     /// Versions by name.
@@ -149,6 +159,9 @@ pub struct Step {
     pub memory_bytes: u64,
     /// Held-out loss, where this step was followed by an evaluation.
     pub held_out_loss: Option<f64>,
+    /// Score of that evaluation, where the best is chosen by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<f64>,
 }
 
 /// A run's folder, read.
@@ -171,6 +184,10 @@ pub struct Steps {
     pub steps: Vec<Step>,
     /// What was dropped.
     pub torn: Option<String>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -198,6 +198,35 @@ fn what_ran(records: &[&Record]) -> String {
             (!data.is_empty()).then(|| data.join(", "))
         }),
     );
+    item(
+        "Trained in full beside the adapter",
+        distinct(records, |r| {
+            let head = r.head_parameters;
+            (head > 0).then(|| format!("a head of {} parameters", thousands(head)))
+        }),
+    );
+    let listed = |pairs: Vec<String>| (!pairs.is_empty()).then(|| pairs.join(", "));
+    item(
+        "Longer than allowed, and cut",
+        distinct(records, |r| {
+            let cut = r.truncated.iter();
+            listed(
+                cut.map(|(name, n)| format!("{n} of {}", escape(name)))
+                    .collect(),
+            )
+        }),
+    );
+    item(
+        "Not measured",
+        distinct(records, |r| {
+            let missing = r.not_measured.iter();
+            listed(
+                missing
+                    .map(|(name, why)| format!("{} ({})", escape(name), escape(why)))
+                    .collect(),
+            )
+        }),
+    );
     let mut steps: Vec<u64> = records
         .iter()
         .filter(|r| r.trainable_parameters > 0)

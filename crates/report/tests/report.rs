@@ -50,6 +50,7 @@ fn record(method: &str, seed: u64, trainable: u64, correct: u64, loss: f64) -> R
             "seed": seed,
         }),
         trainable_parameters: trainable,
+        head_parameters: 0,
         adapter_bytes: trainable * 4,
         base_parameters: 134_515_008,
         steps: if trainable > 0 { 60 } else { 0 },
@@ -61,6 +62,8 @@ fn record(method: &str, seed: u64, trainable: u64, correct: u64, loss: f64) -> R
             ("gsm8k/exact_match_strict".into(), metric.clone()),
             ("gsm8k/exact_match_strict/easy".into(), metric),
         ]),
+        not_measured: BTreeMap::new(),
+        truncated: BTreeMap::new(),
         data: text(&[("gsm8k", "feedc0ffee123456789")]),
         versions: text(&[("sharelora", "0.1.0")]),
         git_commit: Some("abc1234".into()),
@@ -98,6 +101,7 @@ fn steps(record: &Record, count: u64) -> Vec<Step> {
                 tokens_per_second: 190.0,
                 memory_bytes: 1 << 30,
                 held_out_loss: (step % (count / 6).max(1) == 0).then(|| curve(step)),
+                metric: None,
             }
         })
         .collect()

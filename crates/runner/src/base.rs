@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde::Deserialize;
 use sharelora_hub::{Hub, Progress, Source};
 use sharelora_model::weights::Checkpoint;
-use sharelora_model::{Llama, LlamaConfig, Storage};
+use sharelora_model::{Model, ModelConfig, Storage};
 use sharelora_tasks::Encoder;
 
 use crate::experiment::{Dtype, ModelSpec};
@@ -17,7 +17,7 @@ use crate::experiment::{Dtype, ModelSpec};
 /// A model and its tokenizer. A clone shares both.
 #[derive(Clone)]
 pub struct Base {
-    pub model: Llama,
+    pub model: Model,
     pub encoder: Arc<Encoder>,
 }
 
@@ -104,13 +104,23 @@ pub fn weight_files(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<V
 ///
 /// # Errors
 /// A file that is neither here nor to be had, or that this program cannot compute.
-pub fn config(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<LlamaConfig> {
+pub fn config(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<ModelConfig> {
     let path = hub
         .fetch(&spec.config, spec.checksum(&spec.config), progress)?
         .path;
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
+    ModelConfig::from_json(&text).with_context(|| path.display().to_string())
+}
+
+/// The token that ends a text. An encoder generates none, so that any will do: BERT's configuration names only its padding.
+fn end_of_text(spec: &ModelSpec, config: &ModelConfig) -> Result<u32> {
+    let named = config.eos_token_ids().first().copied();
+    match (named, config) {
+        (Some(id), _) => Ok(id),
+        (None, ModelConfig::Bert(bert)) => Ok(bert.pad_token_id.unwrap_or(0)),
+        (None, _) => bail!("{}: `eos_token_id` is missing", spec.config),
+    }
 }
 
 /// The tokenizer of a model, with the tokens that its configuration names.
@@ -119,25 +129,21 @@ pub fn config(spec: &ModelSpec, hub: &Hub, progress: Progress) -> Result<LlamaCo
 /// As [`config`]; also a configuration without an end-of-text token, or with fewer tokens than the tokenizer.
 pub fn encoder(
     spec: &ModelSpec,
-    config: &LlamaConfig,
+    config: &ModelConfig,
     hub: &Hub,
     progress: Progress,
 ) -> Result<Encoder> {
     let path = hub
         .fetch(&spec.tokenizer, spec.checksum(&spec.tokenizer), progress)?
         .path;
-    let eos = *config
-        .eos_token_ids()
-        .first()
-        .with_context(|| format!("{}: `eos_token_id` is missing", spec.config))?;
-    let encoder = Encoder::from_file(&path, config.bos_token_id, eos)?;
+    let encoder = Encoder::from_file(&path, config.bos_token_id(), end_of_text(spec, config)?)?;
     // An id without a row in the embedding would only be noticed by the tensor library, at the first such text.
-    if encoder.vocab_size() > config.vocab_size {
+    if encoder.vocab_size() > config.vocab_size() {
         bail!(
             "{}: {} tokens, but `vocab_size` is {} in {}: are both of the same model?",
             path.display(),
             encoder.vocab_size(),
-            config.vocab_size,
+            config.vocab_size(),
             spec.config
         );
     }
@@ -172,7 +178,7 @@ pub fn load(
         Dtype::F16 => Storage::F16,
         Dtype::Stored => Storage::Stored,
     };
-    let model = Llama::load(config, &checkpoint, storage, device).with_context(names)?;
+    let model = Model::load(config, &checkpoint, storage, device).with_context(names)?;
     Ok(Base {
         model,
         encoder: Arc::new(encoder),

@@ -103,6 +103,11 @@ impl Batches {
         self.epoch.batches.get(place).cloned().unwrap_or_default()
     }
 
+    /// Micro-batches of the epoch that was asked for last; with [`Fill::Examples`] all have as many.
+    pub fn in_epoch(&self) -> usize {
+        self.epoch.batches.len()
+    }
+
     fn shuffle(&self, number: u64, first: u64) -> Epoch {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number);

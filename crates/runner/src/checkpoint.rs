@@ -9,15 +9,18 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::experiment::BestBy;
 use crate::gradients::Learner;
 use crate::optimizer::{Moments, Optimizer};
 use crate::store::write_atomic;
 
-/// The best held-out loss so far.
+/// The best evaluation so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub step: u64,
-    pub loss: f64,
+    /// The held-out loss or the metric, whichever the run is judged by.
+    #[serde(alias = "loss")]
+    pub value: f64,
 }
 
 /// What training knows besides tensors.
@@ -34,6 +37,17 @@ pub struct Progressed {
     pub best: Option<Best>,
     /// AdamW's step counter for each matrix; 0: no moments yet.
     pub times: Vec<usize>,
+}
+
+impl Progressed {
+    /// The held-out loss of what is kept: the best or the last; unknown where the best was chosen by a metric.
+    pub fn kept_loss(&self, by: BestBy) -> Option<f64> {
+        match (&self.best, by) {
+            (Some(best), BestBy::HeldOutLoss) => Some(best.value),
+            (Some(_), BestBy::Metric) => None,
+            (None, _) => self.held_out,
+        }
+    }
 }
 
 /// A safetensors file and behind it its SHA-256: a damaged number would be a wrong result that nobody notices.

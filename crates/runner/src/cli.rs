@@ -11,6 +11,7 @@ use crate::Context;
 use crate::commands;
 use crate::device::BACKENDS;
 use crate::error::{self, AbsentError, UsageError};
+use crate::pretrain::{Pocket, pretrain_pocket};
 use crate::sweep::Folders;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -121,13 +122,25 @@ enum Command {
     },
     /// Grade saved answers again
     #[command(
-        after_help = "Example:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl --task pocket"
+        after_help = "Examples:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl --task pocket\n  \
+                      sharelora score e2e --system output.txt --references references.txt"
     )]
     Score {
-        /// A samples-TASK.jsonl of a run
+        /// A samples-TASK.jsonl of a run; or `e2e`: any system's texts by the scores of the E2E challenge
+        #[arg(value_name = "FILE|e2e")]
         samples: PathBuf,
+        /// With `e2e`: the system's texts, one a line, or a .csv or .tsv
+        #[arg(long, value_name = "FILE", requires = "references")]
+        system: Option<PathBuf>,
+        /// With `e2e`: references, a blank line behind those of each text, or a .csv or .tsv with the inputs
+        #[arg(long, value_name = "FILE", requires = "system")]
+        references: Option<PathBuf>,
         /// Task whose grader is used
-        #[arg(long)]
+        #[arg(
+            long,
+            required_unless_present = "system",
+            default_value_if("system", clap::builder::ArgPredicate::IsPresent, "e2e")
+        )]
         task: String,
         /// Variant of the task [default: the task's first]
         #[arg(long)]
@@ -175,9 +188,13 @@ enum Command {
         after_help = "Example:\n  sharelora completions bash > ~/.local/share/bash-completion/completions/sharelora"
     )]
     Completions { shell: clap_complete::Shell },
-    /// Train the pocket model of the quickstart from nothing
-    #[command(after_help = "Example:\n  sharelora pretrain-pocket")]
-    PretrainPocket,
+    /// Train the pocket models of the quickstart and of the tests from nothing
+    #[command(after_help = "Example:\n  sharelora pretrain-pocket roberta")]
+    PretrainPocket {
+        /// Only this one
+        #[arg(value_enum)]
+        model: Option<Pocket>,
+    },
 }
 
 /// Parses the command line, does what it says, prints errors. The whole of the binary.
@@ -241,10 +258,26 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Score {
             samples,
+            system,
+            references,
             task,
             variant,
-        } => commands::score(&samples, &task, variant),
-        Command::Export { run, format, out } => commands::export(&run, format, &out),
+        } => {
+            let context = anywhere(common)?;
+            match (system, references) {
+                (Some(system), Some(references)) if samples.as_os_str() == "e2e" => {
+                    commands::score_texts(&context, &system, &references)
+                }
+                (Some(_), _) => {
+                    let text = "--system and --references go with `score e2e`";
+                    Err(UsageError(text.into()).into())
+                }
+                _ => commands::score(&context, &samples, &task, variant),
+            }
+        }
+        Command::Export { run, format, out } => {
+            commands::export(&anywhere(common)?, &run, format, &out)
+        }
         Command::Parity { paths, model_of } => {
             commands::parity(&anywhere(common)?, &paths, &model_of)
         }
@@ -267,8 +300,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
             commands::print(&String::from_utf8_lossy(&bytes))?;
             Ok(0)
         }
-        Command::PretrainPocket => {
-            crate::pretrain::pretrain_pocket(&project(common)?.0)?;
+        Command::PretrainPocket { model } => {
+            pretrain_pocket(&project(common)?.0, model)?;
             Ok(0)
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use sharelora_hub::Hub;
+use sharelora_model::{Labels, ModelConfig};
 use sharelora_tasks::{
     DatasetSpec, Encoded, Encoder, Row, Task, cache, load_split, rows_hash, task,
 };
@@ -17,6 +18,8 @@ pub struct Data {
     pub held_out: Vec<Encoded>,
     /// SHA-256 of the split's rows.
     pub hash: String,
+    /// Rows that were longer than allowed and lost tokens.
+    pub truncated: usize,
 }
 
 /// The rows of a task's split.
@@ -28,27 +31,53 @@ pub fn rows(task: &dyn Task, split: &str, root: &Path, hub: &Hub) -> Result<Vec<
     Ok(load_split(&spec, split, hub)?)
 }
 
+/// What a head has to predict for a task; `None` where its answers are texts.
+pub fn labels(task: &dyn Task) -> Option<Labels> {
+    Some(match task.labels()? {
+        sharelora_tasks::Labels::Classes(names) => Labels::Classes(names.len()),
+        sharelora_tasks::Labels::Regression => Labels::Number,
+    })
+}
+
+/// Tokens of a text with a label that are kept: as many as asked for, and as the model has positions for.
+pub fn text_length(spec: &TrainSpec, config: &ModelConfig) -> usize {
+    spec.max_source.min(config.max_positions())
+}
+
 /// Reads, encodes and splits the training rows. The held-out rows are spread evenly over the split, the same for
 /// every seed and method.
 ///
 /// # Errors
-/// As [`rows`]; also more held-out rows than there are rows.
-pub fn prepare(spec: &TrainSpec, encoder: &Encoder, root: &Path, hub: &Hub) -> Result<Data> {
+/// As [`rows`]; also more held-out rows than there are rows, and answers that learned positions do not reach.
+pub fn prepare(
+    spec: &TrainSpec,
+    config: &ModelConfig,
+    encoder: &Encoder,
+    root: &Path,
+    hub: &Hub,
+) -> Result<Data> {
     let task = task(&spec.task, &spec.task_options)?;
+    let max_source = match task.labels() {
+        Some(_) => text_length(spec, config),
+        None => spec.max_source,
+    };
+    let positions = config.max_positions();
+    // Rotary positions go on for ever; a table of learned ones ends.
+    let learned = !matches!(config, ModelConfig::Llama(_));
+    if learned && task.labels().is_none() && spec.max_length() > positions {
+        bail!(
+            "`train.max_source` + `train.max_target` = {}: the model has {positions} positions",
+            spec.max_length()
+        );
+    }
     let mut rows = rows(task.as_ref(), task.train_split(), root, hub)?;
     if let Some(limit) = spec.rows {
         rows.truncate(limit);
     }
     let hash = rows_hash(&rows);
-    let key = cache::key(
-        encoder,
-        task.as_ref(),
-        &hash,
-        spec.max_source,
-        spec.max_target,
-    );
+    let key = cache::key(encoder, task.as_ref(), &hash, max_source, spec.max_target);
     let all = cache::encoded(&hub.cache.join("tokens"), &key, || {
-        encoder.encode_examples(&task.examples(&rows)?, spec.max_source, spec.max_target)
+        encoder.encode_examples(&task.examples(&rows)?, max_source, spec.max_target)
     })?;
     if spec.held_out >= all.len() {
         bail!(
@@ -65,6 +94,7 @@ pub fn prepare(spec: &TrainSpec, encoder: &Encoder, root: &Path, hub: &Hub) -> R
         train: Vec::new(),
         held_out: Vec::new(),
         hash,
+        truncated: all.iter().filter(|example| example.truncated).count(),
     };
     for (i, example) in all.into_iter().enumerate() {
         if chosen.contains(&i) {

@@ -3,18 +3,21 @@
 use serde::Serialize;
 use sharelora_adapters::{AdapterError, Layout, Method};
 use sharelora_hub::Hub;
-use sharelora_model::llama::LlamaConfig;
+use sharelora_model::{Classifier, ModelConfig};
+use sharelora_tasks::task;
 
-use crate::base;
 use crate::batch::Fill;
 use crate::experiment::{Dtype, ModelSpec};
 use crate::plan::ResolvedRun;
+use crate::{base, data};
 
 /// Numbers of one run. Counts are exact; memory is an estimate of the largest moment of training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
     pub base_parameters: u64,
     pub trainable_parameters: u64,
+    /// Of a head that is trained beside it; not counted above, as in the paper's tables.
+    pub head_parameters: u64,
     /// The adapter on disk in its native format, each matrix once, f32; 0 without adapter.
     pub adapter_bytes: u64,
     pub memory: Memory,
@@ -25,7 +28,7 @@ pub struct Estimate {
 /// With `N` tokens of a micro-batch (`batch_tokens`, or `batch_size` rows of `S = max_source + max_target`: a bound
 /// either way, since real rows are shorter; what `padded` adds to a token budget is not counted), hidden width `h`,
 /// feed-forward width `f`, `q` and `k` the widths of all query and all key heads, `H` heads, `L` layers, vocabulary
-/// `V`, rank `r`, `t` adapted projections of a layer, `T` trainable and `P` base parameters:
+/// `V`, rank `r`, `t` adapted projections of a layer, `T` trainable parameters, a head's included, and `P` base parameters:
 ///
 /// - `base`: `4 P` in f32, `2 P` in bf16 and f16; stored as in its files, the size of these, or `2 P` while they are
 ///   not on this machine
@@ -39,7 +42,7 @@ pub struct Estimate {
 ///
 ///   the inputs of both norms (2 h); their outputs, each only where an adapted projection reads it; queries, keys and
 ///   values as attention reads them (q + 2 k), its output (q) and its log-sum-exp (H); gate and up (2 f) and their
-///   product where `down_proj` is adapted (f); the rank-wide inner results (r t). Where the base itself is trained,
+///   product where `down_proj` is adapted (f); the rank-wide inner results (r t). GPT-2 and BERT have f in place of 2 f. Where the base itself is trained,
 ///   through plain autodiff, `a = 4 h + 2 q + 3 k + 4 f + H S`: norms and residual stream, everything before and after
 ///   rotation, gate, up, silu and product, and the attention probabilities.
 /// - `logits`: 0, since they are computed by tiles that are gone before the next; `12 N V` where the head is trained
@@ -99,7 +102,7 @@ pub fn weight_bytes(model: &ModelSpec, hub: &Hub) -> Option<u64> {
 /// An adapter that does not fit the model: an unknown target, or a sharing that joins different widths.
 pub fn estimate(
     run: &ResolvedRun,
-    config: &LlamaConfig,
+    config: &ModelConfig,
     weight_bytes: Option<u64>,
 ) -> Result<Estimate, AdapterError> {
     let base_parameters = config.parameters();
@@ -109,6 +112,11 @@ pub fn estimate(
         }
         _ => None,
     };
+    let labels = run.train.as_ref().and_then(|train| {
+        let task = task(&train.task, &train.task_options).ok()?;
+        data::labels(task.as_ref())
+    });
+    let head_parameters = labels.map_or(0, |labels| Classifier::parameters(config, labels));
     let trainable_parameters = match (&run.method, &layout) {
         (Method::Full, _) => base_parameters,
         (_, Some(layout)) => layout.trainable_parameters(),
@@ -128,8 +136,8 @@ pub fn estimate(
                 Fill::Examples(size) => wide(size) * wide(train.max_length()),
                 Fill::Tokens(budget) => wide(budget),
             };
-            let layers = wide(config.num_hidden_layers).max(1);
-            let hidden = wide(config.hidden_size);
+            let layers = wide(config.layers()).max(1);
+            let hidden = wide(config.hidden_size());
             let layer = match &layout {
                 Some(layout) => beside_adapter(config, layout),
                 None => trained(config, train.max_length()),
@@ -139,8 +147,8 @@ pub fn estimate(
             } else {
                 layers * layer
             };
-            let logits = if full {
-                12 * tokens * wide(config.vocab_size)
+            let logits = if full && labels.is_none() {
+                12 * tokens * wide(config.vocab_size())
             } else {
                 0
             };
@@ -151,12 +159,13 @@ pub fn estimate(
     Ok(Estimate {
         base_parameters,
         trainable_parameters,
+        head_parameters,
         adapter_bytes,
         memory: Memory {
             base,
-            adapter: adapter_bytes,
-            gradients: 4 * trainable_parameters,
-            optimizer: 8 * trainable_parameters,
+            adapter: adapter_bytes + 4 * head_parameters,
+            gradients: 4 * (trainable_parameters + head_parameters),
+            optimizer: 8 * (trainable_parameters + head_parameters),
             activations,
             logits,
         },
@@ -164,7 +173,7 @@ pub fn estimate(
 }
 
 /// Values of a token that the backward pass of one layer beside an adapter keeps.
-fn beside_adapter(config: &LlamaConfig, layout: &Layout) -> u128 {
+fn beside_adapter(config: &ModelConfig, layout: &Layout) -> u128 {
     let adapted = |projections: &[&str], width: usize| {
         let any = layout
             .sites
@@ -172,34 +181,48 @@ fn beside_adapter(config: &LlamaConfig, layout: &Layout) -> u128 {
             .any(|site| projections.contains(&site.projection.as_str()));
         if any { wide(width) } else { 0 }
     };
-    let (h, f) = (config.hidden_size, config.intermediate_size);
+    let (h, f) = (config.hidden_size(), config.intermediate_size());
     let (q, k) = heads(config);
-    let t = wide(layout.sites.len()) / wide(config.num_hidden_layers).max(1);
+    let t = wide(layout.sites.len()) / wide(config.layers()).max(1);
+    // What the projections are called that read the first norm, the second, and the activation; and what the activation reads.
+    let (first, second, third, inner): (&[&str], &[&str], &[&str], usize) = match config {
+        ModelConfig::Llama(_) => (
+            &["q_proj", "k_proj", "v_proj"],
+            &["gate_proj", "up_proj"],
+            &["down_proj"],
+            2,
+        ),
+        ModelConfig::Gpt2(_) => (&["c_attn", "q", "k", "v"], &["c_fc"], &["mlp.c_proj"], 1),
+        ModelConfig::Bert(_) => (
+            &["query", "key", "value"],
+            &["intermediate.dense"],
+            &["output.dense"],
+            1,
+        ),
+    };
     2 * wide(h)
-        + adapted(&["q_proj", "k_proj", "v_proj"], h)
-        + adapted(&["gate_proj", "up_proj"], h)
+        + adapted(first, h)
+        + adapted(second, h)
         + (q + 2 * k)
         + q
-        + wide(config.num_attention_heads)
-        + 2 * wide(f)
-        + adapted(&["down_proj"], f)
+        + wide(config.heads().query)
+        + wide(inner) * wide(f)
+        + adapted(third, f)
         + wide(layout.config.rank) * t
 }
 
 /// Values of a token that plain autodiff keeps of one layer whose weights are trained, in rows of `length` tokens.
-fn trained(config: &LlamaConfig, length: usize) -> u128 {
-    let (h, f) = (wide(config.hidden_size), wide(config.intermediate_size));
+fn trained(config: &ModelConfig, length: usize) -> u128 {
+    let (h, f) = (wide(config.hidden_size()), wide(config.intermediate_size()));
     let (q, k) = heads(config);
-    4 * h + 2 * q + 3 * k + 4 * f + wide(config.num_attention_heads) * wide(length)
+    4 * h + 2 * q + 3 * k + 4 * f + wide(config.heads().query) * wide(length)
 }
 
 /// Widths of all query heads and of all key heads.
-fn heads(config: &LlamaConfig) -> (u128, u128) {
-    let width = wide(config.head_dim());
-    (
-        wide(config.num_attention_heads) * width,
-        wide(config.kv_heads()) * width,
-    )
+fn heads(config: &ModelConfig) -> (u128, u128) {
+    let heads = config.heads();
+    let width = wide(heads.size);
+    (wide(heads.query) * width, wide(heads.key) * width)
 }
 
 // The largest batch of the largest model is more than 64 bits of bytes.
@@ -234,10 +257,10 @@ mod tests {
     use crate::plan::tests::planned;
 
     /// h 8, f 20, two query heads and one key head of 4, so q 8 and k 4; 3 layers, V 50.
-    fn config() -> LlamaConfig {
+    fn config() -> ModelConfig {
         let text = r#"{ "model_type": "llama", "vocab_size": 50, "hidden_size": 8, "intermediate_size": 20,
             "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "eos_token_id": 0 }"#;
-        LlamaConfig::from_json(text).unwrap()
+        ModelConfig::from_json(text).unwrap()
     }
 
     fn memory(sets: &[&str], weight_bytes: Option<u64>) -> Memory {

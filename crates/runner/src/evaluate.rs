@@ -1,10 +1,12 @@
 //! A task's requests, answered by a model and graded.
 
 use anyhow::Result;
-use sharelora_model::{Adapter, GenerateOptions, Input, Sampling, generate, log_likelihoods};
-use sharelora_tasks::{Answer, Encoder, Request, RequestKind, Sample, Task};
+use sharelora_model::{
+    BeamOptions, GenerateOptions, Input, Rules, Sampling, beam_search, generate, log_likelihoods,
+};
+use sharelora_tasks::{Answer, Encoded, Encoder, Request, RequestKind, Sample, Task};
 
-use crate::gradients::Learner;
+use crate::gradients::{self, Learner};
 use crate::progress::Progress;
 
 /// Tokens that a stop text may reach back into.
@@ -19,6 +21,15 @@ pub struct Engine<'a> {
     pub batch_size: usize,
     /// Of sampling, where the task samples.
     pub seed: u64,
+    /// Tokens of a text with a label that are kept.
+    pub text_length: usize,
+}
+
+/// Graded answers, in the order of their requests.
+pub struct Evaluated {
+    pub samples: Vec<Sample>,
+    /// Prompts and texts that were longer than allowed and lost tokens.
+    pub truncated: usize,
 }
 
 impl Engine<'_> {
@@ -26,23 +37,31 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// Text that cannot be encoded or decoded.
-    pub fn evaluate(&self, requests: &[Request], quiet: bool) -> Result<Vec<Sample>> {
+    pub fn evaluate(&self, requests: &[Request], quiet: bool) -> Result<Evaluated> {
         let prompts = requests
             .iter()
             .map(|r| self.prompt(r))
             .collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(prompts[i].len()));
+        order.sort_by_key(|&i| std::cmp::Reverse(prompts[i].ids.len()));
         let mut answers: Vec<Option<(Answer, usize)>> = vec![None; requests.len()];
         let mut progress = Progress::new(self.task.name(), requests.len() as u64, quiet);
         let mut done = 0;
         for batch in order.chunks(self.batch_size.max(1)) {
-            let (generated, chosen): (Vec<usize>, Vec<usize>) = batch
-                .iter()
-                .partition(|&&i| matches!(requests[i].kind, RequestKind::Generate { .. }));
+            let mut generated = Vec::new();
+            let mut classified = Vec::new();
+            for &i in batch {
+                match &requests[i].kind {
+                    RequestKind::Generate { .. } => generated.push(i),
+                    RequestKind::Classify { .. } => classified.push(i),
+                    RequestKind::Choose { choices } => {
+                        answers[i] = Some((self.choose(choices, &prompts[i].ids)?, 0));
+                    }
+                }
+            }
             let pairs: Vec<(&Request, &[u32])> = generated
                 .iter()
-                .map(|&i| (&requests[i], prompts[i].as_slice()))
+                .map(|&i| (&requests[i], prompts[i].ids.as_slice()))
                 .collect();
             let texts = self.generate(&pairs, |token| {
                 progress.set(done, &format!("token {token}"))
@@ -50,8 +69,9 @@ impl Engine<'_> {
             for (i, answer) in generated.into_iter().zip(texts) {
                 answers[i] = Some(answer);
             }
-            for i in chosen {
-                answers[i] = Some((self.choose(&requests[i], &prompts[i])?, 0));
+            let texts: Vec<&Encoded> = classified.iter().map(|&i| &prompts[i]).collect();
+            for (i, answer) in classified.into_iter().zip(self.classify(&texts)?) {
+                answers[i] = Some((answer, 0));
             }
             done += batch.len() as u64;
             progress.set(done, "");
@@ -73,36 +93,37 @@ impl Engine<'_> {
             })
             .collect();
         let headline = self.task.headline();
-        let metrics = sharelora_tasks::metrics(&samples);
+        let metrics = self.task.metrics(&samples);
         let text = metrics
             .get(headline)
             .map_or(String::new(), |m| format!(", {headline} {:.4}", m.value));
         progress.finish(&format!("{} answers{text}", samples.len()));
-        Ok(samples)
-    }
-
-    fn adapter(&self) -> Option<Adapter<'_>> {
-        self.learner.bank.as_ref().map(|bank| Adapter {
-            bank,
-            dropout: None,
+        Ok(Evaluated {
+            samples,
+            truncated: prompts.iter().filter(|p| p.truncated).count(),
         })
     }
 
-    /// Token ids of a prompt, with room for the answer.
-    fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
-        let limit = self.learner.model.config.max_position_embeddings;
+    /// Token ids of a prompt, with room for the answer; or of a text with a label.
+    fn prompt(&self, request: &Request) -> Result<Encoded> {
+        let limit = self.learner.model.config.max_positions();
         let room = match &request.kind {
             RequestKind::Generate { max_new_tokens, .. } => {
                 limit.saturating_sub(*max_new_tokens).max(1)
             }
             RequestKind::Choose { .. } => limit,
+            RequestKind::Classify { pair } => {
+                let (text, pair) = (&request.prompt, pair.as_deref());
+                return Ok(self.encoder.encode_text(text, pair, self.text_length)?);
+            }
         };
         let mut ids = self.encoder.encode_prompt(&request.prompt)?;
         if ids.is_empty() {
             // Nothing to continue: the end-of-text token stands for the start of a text.
             ids.push(self.encoder.eos_id());
         }
-        if ids.len() > room {
+        let truncated = ids.len() > room;
+        if truncated {
             // From the left, as lm-evaluation-harness does: the question stands at the end.
             tracing::warn!(
                 "prompt {} has {} tokens: cut to {room} from the left",
@@ -111,7 +132,12 @@ impl Engine<'_> {
             );
             ids.drain(..ids.len() - room);
         }
-        Ok(ids)
+        Ok(Encoded {
+            prompt_len: ids.len(),
+            ids,
+            truncated,
+            ..Encoded::default()
+        })
     }
 
     /// Continuations of prompts, each with its number of tokens; `said` is told the number of steps.
@@ -126,21 +152,36 @@ impl Engine<'_> {
                     stop,
                     max_new_tokens,
                 } => (stop.clone(), *max_new_tokens),
-                RequestKind::Choose { .. } => (Vec::new(), 0),
+                RequestKind::Choose { .. } | RequestKind::Classify { .. } => (Vec::new(), 0),
             }
         };
         let limits: Vec<(Vec<String>, usize)> =
             batch.iter().map(|(request, _)| limits(request)).collect();
+        let max_new_tokens = limits.iter().map(|l| l.1).max().unwrap_or(0);
+        let eos = self.learner.model.config.eos_token_ids();
+        let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| *ids).collect();
+        let model = &self.learner.model;
+        if let Some(beam) = self.task.beam() {
+            let options = BeamOptions {
+                rules: Rules::Lora,
+                beams: beam.beams,
+                max_new_tokens,
+                eos: [eos, self.line_ends(&limits)?].concat(),
+                length_penalty: beam.length_penalty,
+                no_repeat_ngram: beam.no_repeat_ngram,
+            };
+            let found = beam_search(model, self.learner.adapter(None), &ids, &options, said);
+            return self.texts(found, &limits);
+        }
         let options = GenerateOptions {
-            max_new_tokens: limits.iter().map(|l| l.1).max().unwrap_or(0),
-            eos: self.learner.model.config.eos_token_ids(),
+            max_new_tokens,
+            eos,
             sampling: self.task.sampling().map(|s| Sampling {
                 temperature: s.temperature,
                 top_p: s.top_p,
                 seed: self.seed,
             }),
         };
-        let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| *ids).collect();
         let stops = |row: usize, tokens: &[u32]| {
             let (stop, limit) = &limits[row];
             let tail = &tokens[tokens.len().saturating_sub(STOP_WINDOW)..];
@@ -150,33 +191,60 @@ impl Engine<'_> {
                     .decode(tail)
                     .is_ok_and(|text| stop.iter().any(|s| text.contains(s.as_str())))
         };
-        generate(
-            &self.learner.model,
-            self.adapter(),
-            &ids,
-            &options,
-            stops,
-            said,
-        )
-        .into_iter()
-        .zip(&limits)
-        .map(|(tokens, (stop, _))| {
-            let mut text = self.encoder.decode(&tokens)?;
-            if let Some(end) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
-                text.truncate(end);
+        let adapter = self.learner.adapter(None);
+        let found = generate(model, adapter, &ids, &options, stops, said);
+        self.texts(found, &limits)
+    }
+
+    /// Token ids as text, up to the first of its stops.
+    fn texts(
+        &self,
+        answers: Vec<Vec<u32>>,
+        limits: &[(Vec<String>, usize)],
+    ) -> Result<Vec<(Answer, usize)>> {
+        let answers = answers.into_iter().zip(limits);
+        answers
+            .map(|(tokens, (stop, _))| {
+                let mut text = self.encoder.decode(&tokens)?;
+                if let Some(end) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
+                    text.truncate(end);
+                }
+                Ok((Answer::Text(text), tokens.len()))
+            })
+            .collect()
+    }
+
+    /// Stops that are one token, a blank line say: a beam search ends at them as at the end-of-text token.
+    fn line_ends(&self, limits: &[(Vec<String>, usize)]) -> Result<Vec<u32>> {
+        let mut ends = Vec::new();
+        for stop in limits.iter().flat_map(|(stops, _)| stops) {
+            if let [id] = self.encoder.encode(stop, false)?[..]
+                && !ends.contains(&id)
+            {
+                ends.push(id);
             }
-            Ok((Answer::Text(text), tokens.len()))
-        })
-        .collect()
+        }
+        Ok(ends)
+    }
+
+    /// The scores of the labels of texts.
+    fn classify(&self, texts: &[&Encoded]) -> Result<Vec<Answer>> {
+        let Some(head) = self.learner.head.as_ref().filter(|_| !texts.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let input = gradients::input(texts, false);
+        let model = &self.learner.model;
+        let hidden = model.hidden(&input, self.learner.adapter(None), None);
+        let scores = head.scores(model, hidden, &input).without_autodiff();
+        let values = scores.try_into_vec_as::<f32>();
+        let values = values.map_err(|e| anyhow::anyhow!("scores cannot be read: {e:?}"))?;
+        let rows = values.chunks_exact(head.labels.width());
+        let answer = |row: &[f32]| Answer::Scores(row.iter().map(|v| f64::from(*v)).collect());
+        Ok(rows.map(answer).collect())
     }
 
     /// Log-probabilities of the continuations of one prompt.
-    fn choose(&self, request: &Request, prompt: &[u32]) -> Result<Answer> {
-        let RequestKind::Choose { choices } = &request.kind else {
-            return Ok(Answer::Choice {
-                log_probs: Vec::new(),
-            });
-        };
+    fn choose(&self, choices: &[String], prompt: &[u32]) -> Result<Answer> {
         let choices = choices
             .iter()
             .map(|c| Ok(self.encoder.encode(c, false)?))
@@ -190,7 +258,7 @@ impl Engine<'_> {
         let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
         let input = Input::packed(&rows);
         let model = &self.learner.model;
-        let hidden = model.hidden(&input, self.adapter(), None);
+        let hidden = model.hidden(&input, self.learner.adapter(None), None);
         let log_probs = choices
             .iter()
             .enumerate()

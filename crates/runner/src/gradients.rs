@@ -2,30 +2,58 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use sharelora_adapters::{Bank, Dropout};
-use sharelora_model::{Adapter, Input, Llama, Loss, cross_entropy};
+use sharelora_model::{
+    Adapter, Classifier, Input, Loss, Model, Smoothing, classification_loss, cross_entropy,
+};
 use sharelora_tasks::Encoded;
 
 use crate::batch::Fill;
 
-/// What is trained: a bank beside a frozen base, or the base itself.
+/// What is trained: a bank beside a frozen base, or the base itself; and where texts are labelled, a head.
 pub struct Learner {
-    pub model: Llama,
+    pub model: Model,
     /// `None`: full fine-tuning.
     pub bank: Option<Bank>,
+    /// `None`: the model generates.
+    pub head: Option<Classifier>,
+    /// Of the labels that are trained on; held-out losses are without.
+    pub smoothing: Option<Smoothing>,
 }
 
 impl Learner {
-    /// The trained matrices, in a fixed order.
-    pub fn matrices(&mut self) -> Vec<&mut Tensor<2>> {
-        match &mut self.bank {
-            Some(bank) => bank.matrices_mut().iter_mut().collect(),
-            None => self
-                .model
-                .weights_mut()
-                .into_iter()
-                .map(|(_, t)| t)
-                .collect(),
+    /// A model that generates, beside a bank or itself trained.
+    pub fn new(model: Model, bank: Option<Bank>) -> Self {
+        Learner {
+            model,
+            bank,
+            head: None,
+            smoothing: None,
         }
+    }
+
+    /// The trained matrices, in a fixed order: those of the bank or all weights, then the head's.
+    pub fn matrices(&mut self) -> Vec<&mut Tensor<2>> {
+        let mut matrices: Vec<&mut Tensor<2>> = match &mut self.bank {
+            Some(bank) => bank.matrices_mut().iter_mut().collect(),
+            None => self.model.weights_mut(),
+        };
+        let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
+        matrices.extend(heads.map(|(_, tensor)| tensor));
+        matrices
+    }
+
+    /// Which of them weight decay is for: not biases and norms (transformers' `Trainer.get_decay_parameter_names`).
+    pub fn decays(&mut self) -> Vec<bool> {
+        let mut decays: Vec<bool> = match &self.bank {
+            Some(bank) => vec![true; bank.matrices().len()],
+            None => {
+                let weights = self.model.config.weights();
+                weights.iter().map(|w| !w.is_vector()).collect()
+            }
+        };
+        let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
+        decays.extend(heads.map(|(name, _)| !name.ends_with("bias")));
+        decays
     }
 
     /// The same values under autodiff, as leaves of a graph of their own; what is frozen stays outside it.
@@ -33,6 +61,8 @@ impl Learner {
         let mut copy = Learner {
             model: self.model.clone(),
             bank: self.bank.clone(),
+            head: self.head.clone(),
+            smoothing: self.smoothing.clone(),
         };
         for matrix in copy.matrices() {
             *matrix = matrix.clone().without_autodiff().autodiff().require_grad();
@@ -40,7 +70,8 @@ impl Learner {
         copy
     }
 
-    fn adapter(&self, dropout: Option<Dropout>) -> Option<Adapter<'_>> {
+    /// The adapter, as a forward pass takes it.
+    pub fn adapter(&self, dropout: Option<Dropout>) -> Option<Adapter<'_>> {
         self.bank.as_ref().map(|bank| Adapter { bank, dropout })
     }
 }
@@ -57,20 +88,28 @@ pub struct Running {
 /// A micro-batch, ready to be run.
 struct Batch {
     input: Input,
-    /// Rows of the hidden states that predict a labelled token. The state at t predicts the token at t + 1; the tokens of
-    /// the prompt carry no label.
-    places: Vec<i64>,
-    /// Those tokens.
-    targets: Vec<u32>,
+    goal: Goal,
+}
+
+/// What a micro-batch should say.
+enum Goal {
+    /// Tokens, and the rows of the hidden states that predict them. The state at t predicts the token at t + 1; the tokens
+    /// of the prompt carry no label.
+    Tokens { places: Vec<i64>, targets: Vec<u32> },
+    /// A class or number of each row.
+    Labels(Vec<f32>),
 }
 
 impl Batch {
     fn new(rows: &[&Encoded], padded: bool) -> Self {
-        let ids: Vec<&[u32]> = rows.iter().map(|r| r.ids.as_slice()).collect();
-        let input = match padded {
-            true => Input::padded(&ids, 0),
-            false => Input::packed(&ids),
-        };
+        let input = input(rows, padded);
+        let labels: Vec<f32> = rows.iter().filter_map(|row| row.label).collect();
+        if !labels.is_empty() {
+            return Batch {
+                input,
+                goal: Goal::Labels(labels),
+            };
+        }
         let mut places = Vec::new();
         let mut targets = Vec::new();
         for (span, row) in input.spans.iter().zip(rows) {
@@ -81,36 +120,66 @@ impl Batch {
         }
         Batch {
             input,
-            places,
-            targets,
+            goal: Goal::Tokens { places, targets },
         }
     }
 
-    /// The loss of hidden states (N, C), and with `weight` a surrogate scalar for the backward pass.
+    fn is_empty(&self) -> bool {
+        match &self.goal {
+            Goal::Tokens { targets, .. } => targets.is_empty(),
+            Goal::Labels(labels) => labels.is_empty(),
+        }
+    }
+
+    /// The loss of hidden states (N, C), and with `weight` a surrogate scalar for the backward pass. Labels are smoothed only
+    /// where there is one.
     fn loss(&self, learner: &Learner, hidden: Tensor<2>, weight: Option<f64>) -> Loss {
-        let places = TensorData::new(self.places.clone(), [self.places.len()]);
-        let places = Tensor::<1, Int>::from_data(places, learner.model.device());
-        let hidden = hidden.select(0, places); // (labels, C)
-        cross_entropy(&hidden, learner.model.head(), &self.targets, weight)
+        match (&self.goal, &learner.head) {
+            (Goal::Labels(labels), Some(head)) => {
+                let scores = head.scores(&learner.model, hidden, &self.input);
+                classification_loss(scores, head.labels, labels, weight)
+            }
+            (Goal::Labels(_), None) => unreachable!("a task with labels gets a head"),
+            (Goal::Tokens { places, targets }, _) => {
+                let places = TensorData::new(places.clone(), [places.len()]);
+                let places = Tensor::<1, Int>::from_data(places, learner.model.device());
+                let hidden = hidden.select(0, places); // (labels, C)
+                let smoothing = weight.and(learner.smoothing.as_ref());
+                cross_entropy(&hidden, learner.model.head(), targets, weight, smoothing)
+            }
+        }
     }
 }
 
-/// Number of labelled tokens.
-pub fn labels(rows: &[&Encoded]) -> usize {
-    rows.iter()
-        .map(|r| r.ids.len().saturating_sub(r.prompt_len.max(1)))
-        .sum()
+/// The rows as the model reads them.
+pub fn input(rows: &[&Encoded], padded: bool) -> Input {
+    let ids: Vec<&[u32]> = rows.iter().map(|r| r.ids.as_slice()).collect();
+    let input = match padded {
+        true => Input::padded(&ids, 0),
+        false => Input::packed(&ids),
+    };
+    let second = |row: &&Encoded| row.segment.unwrap_or(row.ids.len());
+    input.with_seconds(rows.iter().map(second).collect())
 }
 
-/// Gradients of the mean loss over the labelled tokens of an effective batch.
+/// Number of labels: labelled tokens, or labelled texts.
+pub fn labels(rows: &[&Encoded]) -> usize {
+    let of_row = |row: &&Encoded| match row.label {
+        Some(_) => 1,
+        None => row.ids.len().saturating_sub(row.prompt_len.max(1)),
+    };
+    rows.iter().map(of_row).sum()
+}
+
+/// Gradients of the mean loss over the labels of an effective batch.
 pub struct Gradients {
-    /// Mean negative log-likelihood in nats.
+    /// Mean negative log-likelihood in nats, or mean squared error.
     pub loss: f64,
     /// One for each trained matrix.
     pub matrices: Vec<Tensor<2>>,
 }
 
-/// The loss and its gradients, summed over micro-batches: the mean is over all labelled tokens of the effective
+/// The loss and its gradients, summed over micro-batches: the mean is over all labels of the effective
 /// batch, however it is cut. `pass` counts micro-batches from the start of training and `seed` is dropout's.
 pub fn gradients(
     learner: &mut Learner,
@@ -125,7 +194,7 @@ pub fn gradients(
     let mut summed = Summed(learner.matrices().iter().map(|_| None).collect());
     for (i, rows) in micro.iter().enumerate() {
         let batch = Batch::new(rows, running.padded);
-        if batch.targets.is_empty() {
+        if batch.is_empty() {
             continue;
         }
         let dropout = Dropout {
@@ -238,7 +307,7 @@ fn recomputed(
     loss.sum
 }
 
-/// Mean loss over the labelled tokens of `rows`, without gradients, in batches of neighbouring lengths.
+/// Mean loss over the labels of `rows`, without gradients, in batches of neighbouring lengths.
 pub fn held_out_loss(learner: &Learner, rows: &[&Encoded], fill: Fill, running: Running) -> f64 {
     let lengths: Vec<usize> = rows.iter().map(|r| r.ids.len()).collect();
     let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -247,7 +316,7 @@ pub fn held_out_loss(learner: &Learner, rows: &[&Encoded], fill: Fill, running: 
     for places in fill.cut(&order, &lengths) {
         let batch: Vec<&Encoded> = places.into_iter().map(|i| rows[i]).collect();
         let batch = Batch::new(&batch, running.padded);
-        if !batch.targets.is_empty() {
+        if !batch.is_empty() {
             let hidden = (learner.model).hidden(&batch.input, learner.adapter(None), None);
             sum += batch.loss(learner, hidden, None).sum;
         }

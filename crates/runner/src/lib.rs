@@ -22,6 +22,7 @@ pub mod execute;
 pub mod experiment;
 pub mod gradients;
 pub mod host;
+pub mod meteor;
 pub mod optimizer;
 pub mod parity;
 pub mod plan;

@@ -13,7 +13,9 @@ pub struct AdamWOptions {
 
 /// Moments for each matrix; `None` before its first gradient.
 pub struct Optimizer {
-    rule: AdamW,
+    /// Without and with weight decay.
+    rules: [AdamW; 2],
+    decays: Vec<bool>,
     states: Vec<Option<AdamWState<2>>>,
 }
 
@@ -26,16 +28,20 @@ pub struct Moments {
 }
 
 impl Optimizer {
-    pub fn new(options: AdamWOptions, matrices: usize) -> Self {
-        let rule = AdamWConfig::new()
-            .with_beta_1(options.betas[0] as f32)
-            .with_beta_2(options.betas[1] as f32)
-            .with_epsilon(options.epsilon as f32)
-            .with_weight_decay(options.weight_decay as f32)
-            .build();
+    /// `decays`: for each matrix, whether weight decay is for it.
+    pub fn new(options: AdamWOptions, decays: Vec<bool>) -> Self {
+        let rule = |weight_decay: f64| {
+            AdamWConfig::new()
+                .with_beta_1(options.betas[0] as f32)
+                .with_beta_2(options.betas[1] as f32)
+                .with_epsilon(options.epsilon as f32)
+                .with_weight_decay(weight_decay as f32)
+                .build()
+        };
         Optimizer {
-            rule,
-            states: (0..matrices).map(|_| None).collect(),
+            rules: [rule(0.0), rule(options.weight_decay)],
+            states: decays.iter().map(|_| None).collect(),
+            decays,
         }
     }
 
@@ -48,7 +54,8 @@ impl Optimizer {
         gradient: Tensor<2>,
     ) -> Tensor<2> {
         let state = self.states[index].take();
-        let (matrix, state) = self.rule.step(learning_rate, matrix, gradient, state);
+        let rule = &self.rules[usize::from(self.decays[index])];
+        let (matrix, state) = rule.step(learning_rate, matrix, gradient, state);
         self.states[index] = state;
         matrix
     }

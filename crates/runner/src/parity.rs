@@ -1,7 +1,8 @@
 //! Comparison with reference values that Hugging Face transformers and PEFT computed.
 //!
 //! A folder holds `config.json`, `model.safetensors`, `io.safetensors` (inputs and expected outputs) and, for
-//! each strategy, `train_STRATEGY.safetensors` with `train.json` (AdamW steps of PEFT with tied matrices).
+//! each strategy, `train_STRATEGY.safetensors` with `train.json` (AdamW steps of PEFT with tied matrices). Without
+//! `train.json` only the outputs are compared. A classifier's configuration names it in `architectures`.
 //! A JSON file holds prompts with token ids, likelihoods and greedy continuations of one real model.
 
 use std::path::Path;
@@ -14,12 +15,13 @@ use serde::Deserialize;
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
 use sharelora_model::weights::Checkpoint;
 use sharelora_model::{
-    GenerateOptions, Input, Llama, LlamaConfig, Storage, cross_entropy, generate,
+    BeamOptions, Classifier, GenerateOptions, Input, Labels, Model, ModelConfig, Rules, Storage,
+    beam_search, cross_entropy, generate,
 };
 use sharelora_tasks::{Encoded, Encoder};
 
 use crate::checkpoint;
-use crate::gradients::{Learner, Running, gradients};
+use crate::gradients::{self, Learner, Running, gradients};
 use crate::optimizer::{AdamWOptions, Optimizer};
 
 /// Largest difference that passes, in absolute terms; every reference value is of order 1.
@@ -68,11 +70,19 @@ pub fn parity(dir: &Path, device: &Device) -> Result<Vec<Check>> {
         String::from_utf8(read(name)?)
             .with_context(|| format!("{} is not UTF-8", dir.join(name).display()))
     };
-    let config =
-        LlamaConfig::from_json(&text("config.json")?).with_context(|| dir.display().to_string())?;
+    let json = text("config.json")?;
+    let config = ModelConfig::from_json(&json).with_context(|| dir.display().to_string())?;
     let checkpoint = Checkpoint::open(&[dir.join("model.safetensors")])?;
-    let model = Llama::load(config, &checkpoint, Storage::F32, device)?;
+    let head = match labels(&json)? {
+        Some(labels) => Some(Classifier::load(&config, labels, &checkpoint, device)?),
+        None => None,
+    };
+    let model = Model::load(config, &checkpoint, Storage::F32, device)?;
+    let model = Reference { model, head };
     let mut checks = outputs(&model, &Tensors::read(&dir.join("io.safetensors"))?)?;
+    if !dir.join("train.json").exists() {
+        return Ok(checks);
+    }
     let train: Train = serde_json::from_str(&text("train.json")?)
         .with_context(|| format!("{} is malformed", dir.join("train.json").display()))?;
     for (strategy, losses) in &train.losses {
@@ -82,8 +92,46 @@ pub fn parity(dir: &Path, device: &Device) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Logits, hidden states and greedy tokens.
-fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
+/// A model of a reference folder, with its head where it classifies.
+struct Reference {
+    model: Model,
+    head: Option<Classifier>,
+}
+
+impl Reference {
+    /// Of every token, or with a head of every sequence.
+    fn logits(&self, hidden: Tensor<2>, input: &Input) -> Tensor<2> {
+        match &self.head {
+            Some(head) => head.scores(&self.model, hidden, input),
+            None => self.model.logits(hidden),
+        }
+    }
+}
+
+/// What a `config.json` says of its classification head; `None` where it names no classifier.
+fn labels(config: &str) -> Result<Option<Labels>> {
+    #[derive(Deserialize)]
+    struct Heads {
+        #[serde(default)]
+        architectures: Vec<String>,
+        /// transformers' default is two labels, which it does not write down.
+        id2label: Option<std::collections::BTreeMap<String, String>>,
+    }
+    let heads: Heads = serde_json::from_str(config)?;
+    let classifies = |name: &String| name.ends_with("ForSequenceClassification");
+    if !heads.architectures.iter().any(classifies) {
+        return Ok(None);
+    }
+    let count = heads.id2label.map_or(2, |labels| labels.len());
+    Ok(Some(match count {
+        1 => Labels::Number,
+        n => Labels::Classes(n),
+    }))
+}
+
+/// Logits, hidden states, and the tokens of greedy and of beam search.
+fn outputs(reference: &Reference, io: &Tensors) -> Result<Vec<Check>> {
+    let model = &reference.model;
     let (shape, ids) = io.integers("input_ids")?;
     let (_, mask) = io.integers("attention_mask")?;
     let [batch, length] = shape[..] else {
@@ -110,36 +158,72 @@ fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
         })
         .collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-    let hidden = model.hidden(&Input::packed(&rows), None, None);
-    let logits = model.logits(hidden.clone());
+    // Where the second text of each row begins.
+    let seconds: Vec<usize> = match io.has("token_type_ids") {
+        false => rows.iter().map(|row| row.len()).collect(),
+        true => {
+            let (_, types) = io.integers("token_type_ids")?;
+            let first = |row: &[i64]| row.iter().position(|t| *t == 1).unwrap_or(length);
+            types.chunks(length.max(1)).map(first).collect()
+        }
+    };
+    let tokenwise = reference.head.is_none();
+    let packed = Input::packed(&rows).with_seconds(seconds.clone());
+    let hidden = model.hidden(&packed, None, None);
+    let logits = values(reference.logits(hidden.clone(), &packed))?;
+    let expected = io.floats("logits")?;
     let mut checks = vec![
-        compare(
-            "logits",
-            &values(logits)?,
-            &only(&io.floats("logits")?, &real),
-        ),
+        match tokenwise {
+            true => compare("logits", &logits, &only(&expected, &real)),
+            false => compare("logits", &logits, &expected),
+        },
         compare(
             "last_hidden_state",
             &values(hidden)?,
             &only(&io.floats("last_hidden_state")?, &real),
         ),
     ];
-    let row = &ids[..length];
-    let alone = Input::packed(&[row]);
-    let logits = model.logits(model.hidden(&alone, None, None));
-    checks.push(compare(
-        "logits_row0_unpadded",
-        &values(logits)?,
-        &io.floats("logits_row0_unpadded")?,
-    ));
-    let (_, greedy) = io.integers("greedy_20")?;
-    let Some(continued) = greedy.get(length..) else {
-        bail!(
-            "`greedy_20` has {} tokens, fewer than its prompt of {length}",
-            greedy.len()
-        )
+    let padded = Input::padded(&rows, 0).with_seconds(seconds);
+    let hidden = model.hidden(&padded, None, None);
+    let found = values(reference.logits(hidden, &padded))?;
+    let width = logits.len() / packed.ids.len().max(1);
+    let unpadded: Vec<f32> = match tokenwise {
+        true => padded
+            .spans
+            .iter()
+            .flat_map(|s| &found[s.start * width..(s.start + s.len) * width])
+            .copied()
+            .collect(),
+        false => found,
     };
-    let expected = token_ids(continued, model, "greedy_20")?;
+    checks.push(compare("logits, padded", &unpadded, &logits));
+    let row = rows[0];
+    if row.len() == length {
+        let alone = Input::packed(&[row]).with_seconds(vec![length]);
+        let hidden = model.hidden(&alone, None, None);
+        if io.has("logits_row0_unpadded") && !io.has("token_type_ids") {
+            checks.push(compare(
+                "logits_row0_unpadded",
+                &values(reference.logits(hidden, &alone))?,
+                &io.floats("logits_row0_unpadded")?,
+            ));
+        }
+    }
+    if !model.config.is_causal() || !tokenwise {
+        return Ok(checks);
+    }
+    let row = &ids[..length];
+    let continued = |name: &str| -> Result<Vec<u32>> {
+        let (_, all) = io.integers(name)?;
+        let Some(continued) = all.get(length..) else {
+            bail!(
+                "`{name}` has {} tokens, fewer than its prompt of {length}",
+                all.len()
+            )
+        };
+        token_ids(continued, model, name)
+    };
+    let expected = continued("greedy_20")?;
     let options = GenerateOptions {
         max_new_tokens: expected.len(),
         eos: Vec::new(),
@@ -149,8 +233,27 @@ fn outputs(model: &Llama, io: &Tensors) -> Result<Vec<Check>> {
     let prompts = [row, &row[length / 2..]];
     let answers = generate(model, None, &prompts, &options, |_, _| false, |_| {});
     checks.push(tokens("greedy_20", &answers[0], &expected));
+    if io.has("beam4_12") {
+        let expected = continued("beam4_12")?;
+        // Behind its end the reference is padded.
+        let end = expected.iter().position(|t| *t == BEAM_EOS);
+        let options = BeamOptions {
+            rules: Rules::Transformers,
+            beams: 4,
+            max_new_tokens: expected.len(),
+            eos: vec![BEAM_EOS],
+            length_penalty: 0.9,
+            no_repeat_ngram: 4,
+        };
+        let answers = beam_search(model, None, &prompts, &options, |_| {});
+        let expected = &expected[..end.unwrap_or(expected.len())];
+        checks.push(tokens("beam4_12", &answers[0], expected));
+    }
     Ok(checks)
 }
+
+/// The end token of the reference's beam search.
+const BEAM_EOS: u32 = 2;
 
 /// What rounding leaves uncertain of a gradient's entry, as a share of its matrix' largest: some units in the last
 /// place of the f32 sums that the large entries are.
@@ -158,7 +261,7 @@ const NOISE: f64 = 1e-6;
 
 /// The optimizer steps of one strategy, as the reference took them.
 struct Steps<'a> {
-    model: &'a Llama,
+    reference: &'a Reference,
     train: &'a Train,
     layout: Arc<Layout>,
     initial: Vec<Vec<f32>>,
@@ -184,14 +287,12 @@ struct Shift {
 
 impl Steps<'_> {
     fn run(&self, shifts: &[Shift]) -> Result<Trained> {
-        let device = self.model.device().clone();
+        let model = self.reference.model.clone();
+        let device = model.device().clone();
+        let bank = Bank::from_values(self.layout.clone(), self.initial.clone(), &device)?;
         let mut learner = Learner {
-            model: self.model.clone(),
-            bank: Some(Bank::from_values(
-                self.layout.clone(),
-                self.initial.clone(),
-                &device,
-            )?),
+            head: self.reference.head.clone(),
+            ..Learner::new(model, Some(bank))
         };
         let mut optimizer = Optimizer::new(
             AdamWOptions {
@@ -199,7 +300,7 @@ impl Steps<'_> {
                 epsilon: self.train.eps,
                 weight_decay: self.train.weight_decay,
             },
-            self.initial.len(),
+            vec![true; self.initial.len()],
         );
         let mut losses = Vec::new();
         let mut first = Vec::new();
@@ -219,12 +320,9 @@ impl Steps<'_> {
                     .map(|g| values(g.clone()))
                     .collect::<Result<_>>()?;
             }
-            for (i, (matrix, gradient)) in learner
-                .matrices()
-                .into_iter()
-                .zip(found.matrices)
-                .enumerate()
-            {
+            // The head is frozen in the reference: the bank's matrices come first.
+            let trained = learner.matrices().into_iter().take(self.initial.len());
+            for (i, (matrix, gradient)) in trained.zip(found.matrices).enumerate() {
                 *matrix = optimizer.step(i, self.train.lr, matrix.clone(), gradient);
             }
             if step == 0 && !shifts.is_empty() {
@@ -252,7 +350,7 @@ impl Steps<'_> {
 /// and the steps are run once more; then everything has to agree as usual. The check's name says how many entries
 /// that were.
 fn steps(
-    model: &Llama,
+    reference: &Reference,
     strategy: &str,
     train: &Train,
     losses: &[f64],
@@ -269,6 +367,7 @@ fn steps(
     let sharing = method
         .sharing()
         .with_context(|| format!("`{strategy}` has no adapter"))?;
+    let model = &reference.model;
     let layout = Arc::new(Layout::new(&model.config.sites(), sharing, &config)?);
     let of_owners = |which: &str| {
         layout
@@ -282,33 +381,68 @@ fn steps(
     };
     let expected = of_owners("final")?;
     let (shape, ids) = tensors.integers("batches")?;
-    let (_, labels) = tensors.integers("labels")?;
     let [count, rows, length] = shape[..] else {
         bail!("`batches` is {shape:?}, not (steps, batch, length)")
     };
-    if labels.len() != ids.len() || length == 0 {
-        bail!(
-            "`labels` has {} entries, `batches` {}",
-            labels.len(),
-            ids.len()
-        );
+    if length == 0 || ids.is_empty() {
+        bail!("`batches` is empty");
     }
-    let examples = ids
-        .chunks_exact(length)
-        .zip(labels.chunks_exact(length))
-        .map(|(row, labels)| {
-            let prompt_len = labels.iter().take_while(|l| **l < 0).count();
-            if row[prompt_len..] != labels[prompt_len..] {
-                bail!("`labels` differ from `batches` behind the masked start of a row");
+    let texts = ids.chunks_exact(length);
+    let examples = match &reference.head {
+        Some(head) => {
+            let labels = match head.labels {
+                Labels::Number => tensors.floats("class_labels")?,
+                Labels::Classes(n) => {
+                    let (_, labels) = tensors.integers("class_labels")?;
+                    if let Some(label) = labels.iter().find(|l| !(0..n as i64).contains(*l)) {
+                        bail!("`class_labels` has {label}: the head has {n} classes");
+                    }
+                    labels.into_iter().map(|l| l as f32).collect()
+                }
+            };
+            if labels.len() != texts.len() {
+                bail!(
+                    "`class_labels` has {} entries, `batches` {} rows",
+                    labels.len(),
+                    texts.len()
+                );
             }
-            Ok(Encoded {
-                ids: token_ids(row, model, "batches")?,
-                prompt_len,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+            let example = |(row, label): (&[i64], f32)| {
+                Ok(Encoded {
+                    ids: token_ids(row, model, "batches")?,
+                    prompt_len: row.len(),
+                    label: Some(label),
+                    ..Encoded::default()
+                })
+            };
+            texts.zip(labels).map(example).collect::<Result<Vec<_>>>()?
+        }
+        None => {
+            let (_, labels) = tensors.integers("labels")?;
+            if labels.len() != ids.len() {
+                bail!(
+                    "`labels` has {} entries, `batches` {}",
+                    labels.len(),
+                    ids.len()
+                );
+            }
+            let example = |(row, labels): (&[i64], &[i64])| {
+                let prompt_len = labels.iter().take_while(|l| **l < 0).count();
+                if row[prompt_len..] != labels[prompt_len..] {
+                    bail!("`labels` differ from `batches` behind the masked start of a row");
+                }
+                Ok(Encoded {
+                    ids: token_ids(row, model, "batches")?,
+                    prompt_len,
+                    ..Encoded::default()
+                })
+            };
+            let labels = labels.chunks_exact(length);
+            texts.zip(labels).map(example).collect::<Result<Vec<_>>>()?
+        }
+    };
     let steps = Steps {
-        model,
+        reference,
         train,
         initial: of_owners("init")?,
         layout: layout.clone(),
@@ -383,9 +517,61 @@ fn undetermined(trained: &Trained, expected: &[Vec<f32>], train: &Train) -> Vec<
     shifts
 }
 
+/// Prompts of a model that generates, or texts of an encoder.
 #[derive(Deserialize)]
-struct Cases {
-    cases: Vec<Case>,
+#[serde(rename_all = "snake_case")]
+enum Cases {
+    Cases(Vec<Case>),
+    Encodings(Vec<Encoding>),
+}
+
+#[derive(Deserialize)]
+struct Encoding {
+    name: String,
+    text: String,
+    pair: Option<String>,
+    input_ids: Vec<u32>,
+    token_type_ids: Vec<u32>,
+    /// The first values of the hidden states of the first and the last token, and of the pooler's output.
+    first: Vec<f32>,
+    last: Vec<f32>,
+    pooled: Vec<f32>,
+}
+
+/// Token ids, types, hidden states and the pooler's output of one text.
+fn encoding(case: &Encoding, model: &Model, encoder: &Encoder) -> Result<Vec<Check>> {
+    let limit = model.config.max_positions();
+    let found = encoder.encode_text(&case.text, case.pair.as_deref(), limit)?;
+    let second = found.segment.unwrap_or(found.ids.len());
+    let types: Vec<u32> = (0..found.ids.len())
+        .map(|t| u32::from(t >= second))
+        .collect();
+    let mut checks = vec![
+        tokens(
+            &format!("{}: token ids", case.name),
+            &found.ids,
+            &case.input_ids,
+        ),
+        tokens(
+            &format!("{}: types", case.name),
+            &types,
+            &case.token_type_ids,
+        ),
+    ];
+    let input = gradients::input(&[&found], false);
+    let hidden = model.hidden(&input, None, None);
+    let last = found.ids.len().saturating_sub(1);
+    let row = |at: usize| hidden.clone().narrow(0, at, 1);
+    for (name, tensor, expected) in [
+        ("first token", row(0), &case.first),
+        ("last token", row(last), &case.last),
+        ("pooled", model.pool(row(0)), &case.pooled),
+    ] {
+        let values = values(tensor)?;
+        let found = values.get(..expected.len()).unwrap_or(&values);
+        checks.push(compare(&format!("{}: {name}", case.name), found, expected));
+    }
+    Ok(checks)
 }
 
 #[derive(Deserialize)]
@@ -398,17 +584,31 @@ struct Case {
 }
 
 /// Compares one real model with a file of cases: token ids, summed negative log-likelihood, the most likely next
-/// token and the greedy continuation.
+/// token and the greedy continuation; or for an encoder token ids, types, hidden states and the pooler's output.
 ///
 /// # Errors
 /// A file that is missing or malformed.
-pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec<Check>> {
+pub fn parity_cases(file: &Path, model: &Model, encoder: &Encoder) -> Result<Vec<Check>> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let cases: Cases =
-        serde_json::from_str(&text).with_context(|| format!("{} is malformed", file.display()))?;
+    let malformed = || format!("{} is malformed", file.display());
+    // Beside the cases the file says how it was made.
+    let all: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&text).with_context(malformed)?;
+    let named = all
+        .into_iter()
+        .filter(|(key, _)| ["cases", "encodings"].contains(&key.as_str()));
+    let cases: Cases = serde_json::from_value(named.collect::<serde_json::Map<_, _>>().into())
+        .with_context(malformed)?;
+    let cases = match cases {
+        Cases::Cases(cases) => cases,
+        Cases::Encodings(cases) => {
+            let checks = cases.iter().map(|case| encoding(case, model, encoder));
+            return Ok(checks.collect::<Result<Vec<_>>>()?.concat());
+        }
+    };
     let mut checks = Vec::new();
-    for case in cases.cases {
+    for case in cases {
         let ids = encoder.encode(&case.prompt, true)?;
         checks.push(tokens(
             &format!("{}: token ids", case.name),
@@ -421,7 +621,7 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
         if targets.is_empty() {
             bail!("case `{}`: one token has no likelihood", case.name);
         }
-        let vocabulary = model.config.vocab_size;
+        let vocabulary = model.config.vocab_size();
         if let Some(id) = case.input_ids.iter().find(|&&id| id as usize >= vocabulary) {
             bail!(
                 "case `{}`: `input_ids` has {id}, the model has {vocabulary} tokens",
@@ -431,7 +631,7 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
         let input = Input::packed(&[&case.input_ids]);
         let hidden = model.hidden(&input, None, None);
         let predicting = hidden.narrow(0, 0, targets.len());
-        let sum = cross_entropy(&predicting, model.head(), targets, None).sum;
+        let sum = cross_entropy(&predicting, model.head(), targets, None, None).sum;
         checks.push(Check {
             name: format!("{}: negative log-likelihood (relative)", case.name),
             difference: ((sum - case.nll_sum) / case.nll_sum).abs(),
@@ -460,8 +660,8 @@ pub fn parity_cases(file: &Path, model: &Llama, encoder: &Encoder) -> Result<Vec
 }
 
 /// Ids as the model takes them.
-fn token_ids(ids: &[i64], model: &Llama, name: &str) -> Result<Vec<u32>> {
-    let vocabulary = model.config.vocab_size;
+fn token_ids(ids: &[i64], model: &Model, name: &str) -> Result<Vec<u32>> {
+    let vocabulary = model.config.vocab_size();
     ids.iter()
         .map(|&id| match u32::try_from(id) {
             Ok(id) if (id as usize) < vocabulary => Ok(id),
@@ -551,6 +751,10 @@ impl Tensors {
         Ok((view.shape().to_vec(), view.data().to_vec()))
     }
 
+    fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).is_ok_and(|file| file.tensor(name).is_ok())
+    }
+
     fn floats(&self, name: &str) -> Result<Vec<f32>> {
         let (_, bytes) = self.get(name, Dtype::F32)?;
         Ok(bytes
@@ -617,16 +821,17 @@ mod tests {
     /// A reference folder is a user's file: whatever its numbers are, the answer is an error and no panic.
     #[test]
     fn lying_references_are_errors() {
-        let config = LlamaConfig::from_json(
+        let config = ModelConfig::from_json(
             r#"{"vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
                 "num_attention_heads": 1, "tie_word_embeddings": true}"#,
         )
         .unwrap();
         let device = crate::device::device(crate::device::BACKENDS[0]).unwrap();
-        let model = Llama::build(config, Storage::F32, &device, |_, [a, b]| {
+        let model = Model::build(config, Storage::F32, &device, |_, [a, b]| {
             Ok(vec![0.1; a * b])
         })
         .unwrap();
+        let reference = Reference { model, head: None };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("io.safetensors");
         let message = |ids: [i64; 4], mask: &[i64], greedy: &[i64]| {
@@ -648,7 +853,7 @@ mod tests {
             ];
             std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
             let io = Tensors::read(&path).unwrap();
-            outputs(&model, &io).err().map(|e| e.to_string())
+            outputs(&reference, &io).err().map(|e| e.to_string())
         };
         let all = [1; 4];
         assert_eq!(message([1, 2, 3, 4], &all, &[1, 2, 3, 4, 5]), None);

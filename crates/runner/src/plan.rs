@@ -11,7 +11,7 @@ use sharelora_hub::Source;
 use sharelora_tasks::{DatasetSpec, TaskOptions, task};
 
 use crate::experiment::{
-    self, Dtype, EvaluateSpec, Experiment, ExperimentError, ModelSpec, Sections, TrainSpec,
+    self, BestBy, Dtype, EvaluateSpec, Experiment, ExperimentError, ModelSpec, Sections, TrainSpec,
 };
 
 /// Raised when the program computes something else from the same configuration, so that old results are not
@@ -54,10 +54,23 @@ pub struct ResolvedRun {
     /// Absent for `base`.
     pub train: Option<TrainSpec>,
     pub evaluate: Vec<EvaluateSpec>,
+    /// The run whose adapter this one starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<Origin>,
     /// Version and data of every task in use, by `TASK/VARIANT`.
     pub tasks: BTreeMap<String, TaskInfo>,
     /// SHA-256 of the model's local files (`file:` sources that are there and not huge).
     pub files: BTreeMap<String, String>,
+}
+
+/// A run that another one starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Its folder beside this run's.
+    pub folder: String,
+    /// Its hash.
+    pub hash: String,
 }
 
 /// What a task was when the run was planned.
@@ -136,7 +149,8 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
     let mut origins: Vec<String> = Vec::new();
     let mut hashes: Vec<String> = Vec::new();
     for point in points(&experiment.axes) {
-        let run = resolve(root, &experiment, &point, backend)?;
+        let mut run = resolve(root, &experiment, &point, backend)?;
+        run.init_from = origin(root, &experiment, &point, &run, backend)?;
         let hash = run.hash();
         let origin: Vec<String> = point
             .iter()
@@ -172,7 +186,70 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
             }
         }
     }
+    // A run comes behind the one that it starts from; otherwise the order of the axes stays.
+    runs.sort_by_key(|run| run.init_from.is_some());
+    let hashes: Vec<String> = runs.iter().map(ResolvedRun::hash).collect();
+    let missing = |run: &&ResolvedRun| {
+        let from = run.init_from.as_ref();
+        from.is_some_and(|from| !hashes.contains(&from.hash))
+    };
+    if let Some((run, from)) = runs
+        .iter()
+        .find(missing)
+        .and_then(|run| Some((run, run.init_from.as_ref()?)))
+    {
+        return Err(experiment.value_error(
+            "[train]",
+            "init_from",
+            format!(
+                "`{}` starts from `{}`, which is no run of this sweep: give values that its axes have",
+                run.label(),
+                from.folder
+            ),
+        ));
+    }
     Ok(Plan { experiment, runs })
+}
+
+/// The run that `run`, at `point` of the axes, starts from: the one at the same point but for the values that
+/// `train.init_from` names.
+fn origin(
+    root: &Path,
+    experiment: &Experiment,
+    point: &[(String, Value)],
+    run: &ResolvedRun,
+    backend: &str,
+) -> Result<Option<Origin>, ExperimentError> {
+    let Some(wanted) = run.train.as_ref().and_then(|t| t.init_from.as_ref()) else {
+        return Ok(None);
+    };
+    if run.adapter.is_none() {
+        return Ok(None);
+    }
+    let bad = |reason: String| experiment.value_error("[train]", "init_from", reason);
+    let mut from = point.to_vec();
+    for (key, value) in flatten(wanted) {
+        let Some(axis) = from.iter_mut().find(|(axis, _)| *axis == key) else {
+            let axes: Vec<&str> = point.iter().map(|(axis, _)| axis.as_str()).collect();
+            return Err(bad(format!(
+                "`{key}` is no axis of this sweep: choices: {}",
+                axes.join(", ")
+            )));
+        };
+        axis.1 = value.clone();
+    }
+    let origin = resolve(root, experiment, &from, backend)?;
+    if origin.train.as_ref().is_some_and(|t| t.init_from.is_some()) {
+        return Err(bad(format!(
+            "`{}` would start from `{}`, which starts from another run itself",
+            run.label(),
+            origin.label()
+        )));
+    }
+    Ok(Some(Origin {
+        folder: origin.folder(),
+        hash: origin.hash(),
+    }))
 }
 
 /// All combinations of the axes' values, the last axis fastest.
@@ -247,6 +324,16 @@ fn resolve(
     }
     let adapter = method.sharing().is_some().then_some(adapter);
     let train = (method != Method::Base).then_some(train);
+    if let Some(train) = &train
+        && train.best_by == BestBy::Metric
+        && evaluate.is_empty()
+    {
+        return Err(experiment.value_error(
+            "[train]",
+            "best_by",
+            "`metric` is that of the first [[evaluate]], and there is none".into(),
+        ));
+    }
     if train.is_none() {
         seed = 0;
     }
@@ -284,6 +371,7 @@ fn resolve(
         adapter,
         train,
         evaluate,
+        init_from: None,
         tasks,
         files: BTreeMap::new(),
     };
@@ -689,7 +777,7 @@ pub(crate) mod tests {
         };
         insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { method = \"lroa\" }"), @r#"experiments/x.toml: [[override]] when: `method`: unknown method `lroa` (did you mean `lora`?): choices: base, lora, share_a"#);
         insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { rank = 4 }"), @r#"experiments/x.toml: [[override]] when: `rank`: the file has no such key: write `method`, `seed` or a dotted key that is set, "train.task" say"#);
-        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, rows"#);
+        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
     }
 
     /// Two labels for one configuration would do the work twice, and count one seed as two.

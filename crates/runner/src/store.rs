@@ -145,6 +145,11 @@ impl RunDir {
         self.path.join("checkpoint")
     }
 
+    /// Folder of another run of the same experiment.
+    pub fn sibling(&self, folder: &str) -> PathBuf {
+        self.path.with_file_name(folder)
+    }
+
     /// Folder of the trained adapter in the native format.
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")

@@ -163,6 +163,7 @@ pub fn blank_record(run: &ResolvedRun, context: &Context, started_at: &str) -> R
         axes: run.axes.clone(),
         config: serde_json::to_value(run).unwrap_or(Value::Null),
         trainable_parameters: 0,
+        head_parameters: 0,
         adapter_bytes: 0,
         base_parameters: 0,
         steps: 0,
@@ -171,6 +172,8 @@ pub fn blank_record(run: &ResolvedRun, context: &Context, started_at: &str) -> R
         held_out_loss_before: None,
         best_step: None,
         metrics: BTreeMap::new(),
+        not_measured: BTreeMap::new(),
+        truncated: BTreeMap::new(),
         data: run
             .tasks
             .values()

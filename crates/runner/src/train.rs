@@ -10,7 +10,7 @@ use sharelora_tasks::Encoded;
 use crate::batch::Batches;
 use crate::checkpoint::{self, Best, Progressed};
 use crate::data::Data;
-use crate::experiment::TrainSpec;
+use crate::experiment::{BestBy, TrainSpec};
 use crate::gradients::{Learner, Running, gradients, held_out_loss};
 use crate::optimizer::{AdamWOptions, Optimizer};
 use crate::progress::Progress;
@@ -25,10 +25,38 @@ pub struct Trained {
     pub diverged: Option<String>,
 }
 
-/// Trains `learner` as `spec` says, from the last checkpoint in `dir` where there is one.
+/// Optimizer steps of a run, and how many of them are an epoch.
+fn steps(spec: &TrainSpec, batches: &Batches) -> (usize, usize) {
+    let epoch = batches.in_epoch().div_ceil(spec.accumulation).max(1);
+    let all = match (spec.steps, spec.epochs) {
+        (Some(steps), _) => steps,
+        (None, epochs) => epochs.unwrap_or(1) * epoch,
+    };
+    (all, epoch)
+}
+
+/// What is measured between steps.
+#[derive(Debug, Clone, Copy)]
+struct Evaluation {
+    held_out_loss: Option<f64>,
+    metric: Option<f64>,
+}
+
+impl Evaluation {
+    /// What decides which is best.
+    fn value(self, by: BestBy) -> Option<f64> {
+        match by {
+            BestBy::HeldOutLoss => self.held_out_loss,
+            BestBy::Metric => self.metric,
+        }
+    }
+}
+
+/// Trains `learner` as `spec` says, from the last checkpoint in `dir` where there is one. `metric` scores what has been
+/// learnt so far; it is asked only where `spec` chooses by it.
 ///
 /// # Errors
-/// Writing failed. Divergence is no error.
+/// Writing failed, or `metric` did. Divergence is no error.
 pub fn train(
     learner: &mut Learner,
     data: &Data,
@@ -36,6 +64,7 @@ pub fn train(
     seed: u64,
     dir: &RunDir,
     quiet: bool,
+    metric: impl Fn(&Learner) -> Result<Option<f64>>,
 ) -> Result<Trained> {
     let running = Running {
         padded: spec.padded,
@@ -49,7 +78,7 @@ pub fn train(
             epsilon: spec.epsilon,
             weight_decay: spec.weight_decay,
         },
-        shapes.len(),
+        learner.decays(),
     );
     let mut state = Progressed::default();
     let mut best: Option<Vec<Vec<f32>>> = None;
@@ -68,6 +97,13 @@ pub fn train(
     let measure = |learner: &Learner| {
         (!held_out.is_empty()).then(|| held_out_loss(learner, &held_out, spec.fill(), running))
     };
+    let lengths = data.train.iter().map(|e| e.ids.len()).collect();
+    let mut batches = Batches::new(lengths, spec.fill(), seed, spec.group_by_length);
+    let (total, epoch) = steps(spec, &batches);
+    let every = match (spec.evaluate_every, spec.epochs) {
+        (0, Some(_)) => epoch,
+        (every, _) => every,
+    };
     dir.truncate_after(state.step)?;
     let fresh = state.step == 0;
     if fresh {
@@ -75,19 +111,23 @@ pub fn train(
         let _ = std::fs::remove_file(dir.steps());
         state.held_out_before = measure(learner);
         state.held_out = state.held_out_before;
+        // A head that has learnt nothing has no score.
         if spec.keep_best
-            && let Some(loss) = state.held_out
+            && spec.best_by == BestBy::HeldOutLoss
+            && let Some(value) = state.held_out
         {
-            state.best = Some(Best { step: 0, loss });
+            state.best = Some(Best { step: 0, value });
             best = Some(checkpoint::values(learner));
         }
-        log(dir, &state, None, 0.0, None, 0.0, state.held_out)?;
+        let measured = Evaluation {
+            held_out_loss: state.held_out,
+            metric: None,
+        };
+        log(dir, &state, None, 0.0, None, 0.0, measured)?;
     }
 
-    let lengths = data.train.iter().map(|e| e.ids.len()).collect();
-    let mut batches = Batches::new(lengths, spec.fill(), seed, spec.group_by_length);
-    let mut progress = Progress::new("train", spec.steps as u64, quiet);
-    while (state.step as usize) < spec.steps {
+    let mut progress = Progress::new("train", total as u64, quiet);
+    while (state.step as usize) < total {
         let begun = Instant::now();
         let first = state.step * spec.accumulation as u64;
         let micro: Vec<Vec<&Encoded>> = (0..spec.accumulation as u64)
@@ -103,8 +143,8 @@ pub fn train(
         let rate = learning_rate(
             spec.schedule,
             spec.learning_rate,
-            spec.warmup(),
-            spec.steps,
+            spec.warmup(total),
+            total,
             state.step as usize,
         );
         let step = gradients(learner, &micro, seed, first, running);
@@ -146,20 +186,29 @@ pub fn train(
         state.seconds += seconds;
         state.last_loss = Some(step.loss);
 
-        let last = state.step as usize == spec.steps;
-        let due =
-            spec.evaluate_every > 0 && (state.step as usize).is_multiple_of(spec.evaluate_every);
-        let mut measured = None;
+        let last = state.step as usize == total;
+        let due = every > 0 && (state.step as usize).is_multiple_of(every);
+        let mut measured = Evaluation {
+            held_out_loss: None,
+            metric: None,
+        };
         if due || last {
-            measured = measure(learner);
-            state.held_out = measured.or(state.held_out);
+            measured.held_out_loss = measure(learner);
+            if spec.best_by == BestBy::Metric {
+                measured.metric = metric(learner)?;
+            }
+            state.held_out = measured.held_out_loss.or(state.held_out);
+            let better = |value: f64, than: f64| match spec.best_by {
+                BestBy::HeldOutLoss => value < than,
+                BestBy::Metric => value > than,
+            };
             if spec.keep_best
-                && let Some(loss) = measured
-                && state.best.as_ref().is_none_or(|b| loss < b.loss)
+                && let Some(value) = measured.value(spec.best_by)
+                && state.best.as_ref().is_none_or(|b| better(value, b.value))
             {
                 state.best = Some(Best {
                     step: state.step,
-                    loss,
+                    value,
                 });
                 best = Some(checkpoint::values(learner));
             }
@@ -174,7 +223,7 @@ pub fn train(
             speed,
             measured,
         )?;
-        if let Some(loss) = measured.filter(|l| !l.is_finite()) {
+        if let Some(loss) = measured.held_out_loss.filter(|l| !l.is_finite()) {
             let reason = format!("step {}: held-out loss {loss}", state.step);
             progress.finish(&format!("diverged at {reason}"));
             return Ok(Trained {
@@ -204,7 +253,7 @@ pub fn train(
         "{} steps, held-out loss {} -> {}",
         state.step,
         text(state.held_out_before),
-        text(state.best.as_ref().map(|b| b.loss).or(state.held_out))
+        text(state.kept_loss(spec.best_by))
     ));
     if let Some(best) = best {
         checkpoint::set_values(learner, best);
@@ -222,7 +271,7 @@ fn log(
     learning_rate: f64,
     grad_norm: Option<f64>,
     tokens_per_second: f64,
-    held_out_loss: Option<f64>,
+    measured: Evaluation,
 ) -> Result<()> {
     Ok(dir.append_step(&Step {
         step: state.step,
@@ -232,7 +281,8 @@ fn log(
         tokens: state.tokens,
         tokens_per_second,
         memory_bytes: host::resident_bytes(),
-        held_out_loss,
+        held_out_loss: measured.held_out_loss,
+        metric: measured.metric,
     })?)
 }
 

@@ -370,8 +370,8 @@ fn configurations() {
         (
             "architecture",
             "\"llama\"",
-            "\"gpt2\"",
-            &["`model_type` is `gpt2`", "`llama`"],
+            "\"mistral\"",
+            &["`model_type` is `mistral`", "llama, gpt2, roberta, bert"],
         ),
         (
             "layers",

@@ -334,3 +334,92 @@ fn parameters_of_llama_7b() {
     assert_eq!(plan.status.code(), Some(0), "{}", err(&plan));
     assert!(out(&plan).contains("share_a_qkv-seed0"), "{}", out(&plan));
 }
+
+/// RoBERTa-base on GLUE, from `config.json` alone: the table's counts, without the head; and the settings of the protocol, MRPC
+/// behind the MNLI run that it starts from.
+#[test]
+fn the_glue_protocol_is_planned() {
+    let Some(mirror) = mirror() else {
+        println!("skipped: no mirror folder (SHARELORA_MIRROR)");
+        return;
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mirror = mirror.to_string_lossy();
+    let plan = ["plan", "glue-roberta-base", "--json", "--mirror", &mirror];
+    let output = sharelora(&root, &plan);
+    let plan: serde_json::Value = serde_json::from_str(&out(&output)).expect(&err(&output));
+    let runs = plan["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 5 * 5 * 8);
+    let find = |label: &str| {
+        let place = runs.iter().position(|run| run["label"] == label);
+        (place.unwrap(), &runs[place.unwrap()])
+    };
+    for (method, count) in [
+        ("lora", 294_912),
+        ("share_a", 159_744),
+        ("share_b", 159_744),
+        ("share_ab", 24_576),
+    ] {
+        let (_, run) = find(&format!("{method}-seed0-tasksst2"));
+        assert_eq!(run["estimate"]["trainable_parameters"], count);
+        // A dense layer of 768 x 768 and one of 2 x 768, with their biases.
+        assert_eq!(run["estimate"]["head_parameters"], 768 * 769 + 2 * 769);
+    }
+    let (mnli, origin) = find("share_a-seed3-taskmnli");
+    let (mrpc, run) = find("share_a-seed3-taskmrpc");
+    assert!(mnli < mrpc);
+    assert_eq!(run["run"]["init_from"]["hash"], origin["hash"]);
+    let train = &run["run"]["train"];
+    assert_eq!(
+        (
+            &train["learning_rate"],
+            &train["epochs"],
+            &train["warmup_ratio"]
+        ),
+        (&4e-4.into(), &30.into(), &0.06.into())
+    );
+    let (_, full) = find("full-seed0-taskmrpc");
+    assert_eq!(full["run"]["init_from"], serde_json::Value::Null);
+    let paper = [
+        "plan",
+        "glue-roberta-base-paper",
+        "--json",
+        "--mirror",
+        &mirror,
+    ];
+    let paper: serde_json::Value = serde_json::from_str(&out(&sharelora(&root, &paper))).unwrap();
+    assert_eq!(paper["runs"][0]["run"]["adapter"]["alpha"], 8.0);
+}
+
+/// The real MiniLM: token ids, segments, hidden states and pooler as transformers has them
+/// (`scripts/minilm_reference.py`).
+#[test]
+fn minilm_is_that_of_transformers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let file = root.join("crates/runner/tests/fixtures/minilm.json");
+    let file = file.to_string_lossy();
+    // With this machine's cache, and without the network.
+    let output = Command::new(env!("CARGO_BIN_EXE_sharelora"))
+        .args(["parity", &file, "--model-of", "minilm-glue"])
+        .current_dir(&root)
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    if output.status.code() == Some(3) {
+        println!("skipped: MiniLM is not in the cache (`sharelora fetch minilm-glue` brings it)");
+        return;
+    }
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        out(&output),
+        err(&output)
+    );
+    assert_eq!(
+        out(&output).matches("pooled").count(),
+        6,
+        "{}",
+        out(&output)
+    );
+}

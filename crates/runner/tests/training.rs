@@ -16,7 +16,7 @@ use sharelora::{Experiment, ResolvedRun, RunDir, Store, base};
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method};
 use sharelora_hub::{Hub, Progress};
 use sharelora_model::weights::Checkpoint;
-use sharelora_model::{Adapter, Input, Llama, LlamaConfig, Storage, log_likelihoods};
+use sharelora_model::{Adapter, Input, Model, ModelConfig, Storage, log_likelihoods};
 use sharelora_tasks::Encoded;
 use support::{Project, config, run_dirs, weight};
 
@@ -28,16 +28,16 @@ fn values(tensor: &Tensor<2>) -> Vec<f32> {
         .unwrap()
 }
 
-fn model() -> Llama {
+fn model() -> Model {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let config = LlamaConfig::from_json(&config().to_string()).unwrap();
-    Llama::build(config, Storage::F32, &Device::flex(), |name, shape| {
+    let config = ModelConfig::from_json(&config().to_string()).unwrap();
+    Model::build(config, Storage::F32, &Device::flex(), |name, shape| {
         Ok(weight(&mut rng, name, shape))
     })
     .unwrap()
 }
 
-fn layout(model: &Llama, method: &str, dropout: f64) -> Arc<Layout> {
+fn layout(model: &Model, method: &str, dropout: f64) -> Arc<Layout> {
     let config = AdapterConfig {
         rank: 4,
         alpha: 8.0,
@@ -59,10 +59,7 @@ fn learner(method: &str) -> Learner {
         *v = rng.random_range(-0.2..0.2);
     }
     let bank = Bank::from_values(layout, start, &Device::flex()).unwrap();
-    Learner {
-        model,
-        bank: Some(bank),
-    }
+    Learner::new(model, Some(bank))
 }
 
 fn rows(count: usize) -> Vec<Encoded> {
@@ -73,6 +70,7 @@ fn rows(count: usize) -> Vec<Encoded> {
             Encoded {
                 ids: (0..length).map(|_| rng.random_range(1..320)).collect(),
                 prompt_len: rng.random_range(1..length - 2),
+                ..Encoded::default()
             }
         })
         .collect()
@@ -233,10 +231,11 @@ fn ready(label: &str, sets: &[&str]) -> Ready {
             Layout::new(&model.config.sites(), run.method.sharing().unwrap(), config).unwrap();
         Bank::init(Arc::new(layout), run.seed, &device)
     });
-    let data = data::prepare(run.train.as_ref().unwrap(), &encoder, &root, &hub).unwrap();
+    let spec = run.train.as_ref().unwrap();
+    let data = data::prepare(spec, &model.config, &encoder, &root, &hub).unwrap();
     let dir = Store::new(root.join("results")).open(&run).unwrap();
     Ready {
-        learner: Learner { model, bank },
+        learner: Learner::new(model, bank),
         run,
         data,
         dir,
@@ -254,6 +253,7 @@ impl Ready {
             self.run.seed,
             &self.dir,
             true,
+            |_| Ok(None),
         )
         .unwrap()
     }
@@ -329,7 +329,9 @@ fn clipping_bounds_the_norm_of_the_whole_gradient() {
 #[test]
 fn a_weight_that_is_no_number_is_divergence_not_a_result() {
     let mut ready = ready("lora-seed0", &[]);
-    for (name, tensor) in ready.learner.model.weights_mut() {
+    let model = &mut ready.learner.model;
+    let names = model.config.weights().into_iter().map(|w| w.name);
+    for (name, tensor) in names.zip(model.weights_mut()) {
         if name == "model.layers.1.mlp.up_proj.weight" {
             *tensor = tensor.clone().mul_scalar(f32::NAN);
         }
@@ -451,15 +453,15 @@ fn bf16_storage_of_the_pocket_model_computes_the_same() {
     let rows = rows(6);
     let rows: Vec<&Encoded> = rows.iter().collect();
     let loss = |storage| {
-        let model = Llama::load(
-            LlamaConfig::from_json(&text).unwrap(),
+        let model = Model::load(
+            ModelConfig::from_json(&text).unwrap(),
             &checkpoint,
             storage,
             &Device::flex(),
         )
         .unwrap();
         held_out_loss(
-            &Learner { model, bank: None },
+            &Learner::new(model, None),
             &rows,
             Fill::Examples(3),
             Running::default(),
@@ -492,10 +494,11 @@ fn full_fine_tuning_trains_and_saves_every_weight() {
         open(dir.join("adapter/model.safetensors")),
         open(project.path("models/tiny/model.safetensors")),
     );
-    for (name, _) in LlamaConfig::from_json(&config().to_string())
+    for weight in ModelConfig::from_json(&config().to_string())
         .unwrap()
         .weights()
     {
+        let name = weight.name;
         assert_eq!(saved.shape(&name), base.shape(&name), "{name}");
         assert_ne!(
             saved.read_f32(&name).unwrap(),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::Result;
 use crate::table::Row;
-use crate::task::{Answer, Example, Request, RequestKind, Task, TaskOptions};
+use crate::task::{Answer, Example, Request, RequestKind, Target, Task, TaskOptions};
 
 const NAME: &str = "alpaca";
 
@@ -84,7 +84,7 @@ impl Task for Alpaca {
             Ok(Example {
                 id: index.to_string(),
                 source: prompt(row)?,
-                target: row.text("output")?.to_owned(),
+                target: Target::Text(row.text("output")?.to_owned()),
             })
         };
         rows.iter().enumerate().map(example).collect()
@@ -112,10 +112,7 @@ impl Task for Alpaca {
     }
 
     fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64> {
-        let text = match answer {
-            Answer::Text(text) => text.as_str(),
-            Answer::Choice { .. } => "",
-        };
+        let text = answer.text();
         let exact = f64::from(u8::from(text.trim() == request_reference.trim()));
         [
             ("exact_match".to_owned(), exact),
@@ -157,7 +154,7 @@ fn word_f1(reference: &str, text: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{mirror, mirrored};
+    use crate::testing::{mirror, mirrored, text};
 
     fn row(input: &str) -> Row {
         Row::of_texts([
@@ -182,7 +179,7 @@ mod tests {
              a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 1\n\n\
              ### Response:"
         );
-        assert_eq!(examples[1].target, "Two");
+        assert_eq!(text(&examples[1]), "Two");
         assert_eq!(
             task.requests(&[row("1 1")], &[]).unwrap()[0].prompt,
             examples[1].source

@@ -1,8 +1,10 @@
 //! Token ids on disk, by content: what was tokenised once is not tokenised again.
 //!
-//! File `KEY.tokens`, all numbers little-endian: magic `SLTOK01\n`, the key's 64 digits, the number of
-//! examples (u64), per example its prompt length and its number of ids (u32 each), all ids (u32), and
-//! the SHA-256 of everything before. A file that differs in any byte is made anew, never trusted.
+//! File `KEY.tokens`, all numbers little-endian: magic `SLTOK02\n`, the key's 64 digits, the number of
+//! examples (u64), per example five u32: its number of ids, its prompt length, where its second segment begins,
+//! its label (the bits of the f32), whether it was truncated (1 or 0); then all ids (u32), and the SHA-256 of
+//! everything before. No segment and no label are `u32::MAX`. A file that differs in any byte, or is of an earlier
+//! version, is made anew, never trusted.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,8 +13,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{Encoded, Encoder, Error, Result, Task, hash};
 
-const MAGIC: &[u8; 8] = b"SLTOK01\n";
+const MAGIC: &[u8; 8] = b"SLTOK02\n";
 const SUM: usize = 32;
+/// Numbers that describe an example.
+const FIELDS: usize = 5;
+/// No segment, no label: as a length never reached, as an f32 a NaN.
+const NONE: u32 = u32::MAX;
 
 /// Name of the cached ids: a hash of the tokenizer, the task with version and variant, the rows
 /// ([`crate::rows_hash`]) and the lengths.
@@ -45,7 +51,10 @@ pub fn encoded(
     match std::fs::read(&path) {
         Ok(bytes) => match unpack(&bytes, key) {
             Some(examples) => return Ok(examples),
-            None => tracing::warn!("{}: damaged, made anew", path.display()),
+            None => tracing::warn!(
+                "{}: damaged, or of another version; made anew",
+                path.display()
+            ),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("{}: {error}; made anew", path.display()),
@@ -73,8 +82,14 @@ fn pack(examples: &[Encoded], key: &str) -> Vec<u8> {
     bytes.extend((examples.len() as u64).to_le_bytes());
     for example in examples {
         // Lengths of texts: far below 4 billion.
-        bytes.extend((example.prompt_len as u32).to_le_bytes());
-        bytes.extend((example.ids.len() as u32).to_le_bytes());
+        let fields: [u32; FIELDS] = [
+            example.ids.len() as u32,
+            example.prompt_len as u32,
+            example.segment.map_or(NONE, |segment| segment as u32),
+            example.label.map_or(NONE, f32::to_bits),
+            u32::from(example.truncated),
+        ];
+        bytes.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
     }
     for id in examples.iter().flat_map(|example| &example.ids) {
         bytes.extend(id.to_le_bytes());
@@ -93,17 +108,21 @@ fn unpack(bytes: &[u8], key: &str) -> Option<Vec<Encoded>> {
     let body = body.strip_prefix(MAGIC)?.strip_prefix(key.as_bytes())?;
     let (count, body) = body.split_first_chunk::<8>()?;
     let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
-    let (lengths, ids) = body.split_at_checked(count.checked_mul(8)?)?;
+    let (fields, ids) = body.split_at_checked(count.checked_mul(4 * FIELDS)?)?;
     let mut ids = numbers(ids)?.into_iter();
     let mut examples = Vec::with_capacity(count);
-    for pair in numbers(lengths)?.chunks_exact(2) {
-        let (prompt_len, len) = (pair[0] as usize, pair[1] as usize);
-        if prompt_len > len || ids.len() < len {
+    for &[len, prompt_len, segment, label, truncated] in numbers(fields)?.as_chunks().0 {
+        let segment = (segment != NONE).then_some(segment as usize);
+        let (len, prompt_len) = (len as usize, prompt_len as usize);
+        if ids.len() < len || prompt_len.max(segment.unwrap_or(0)) > len || truncated > 1 {
             return None;
         }
         examples.push(Encoded {
             ids: ids.by_ref().take(len).collect(),
             prompt_len,
+            segment,
+            label: (label != NONE).then(|| f32::from_bits(label)),
+            truncated: truncated == 1,
         });
     }
     (ids.len() == 0).then_some(examples)
@@ -129,10 +148,17 @@ mod tests {
 
     fn examples() -> impl Strategy<Value = Vec<Encoded>> {
         let one = proptest::collection::vec(any::<u32>(), 0..6).prop_flat_map(|ids| {
-            (0..=ids.len()).prop_map(move |prompt_len| Encoded {
-                ids: ids.clone(),
-                prompt_len,
-            })
+            let segment = proptest::option::of(0..=ids.len());
+            let label = proptest::option::of(any::<f32>());
+            (0..=ids.len(), segment, label, any::<bool>()).prop_map(
+                move |(prompt_len, segment, label, truncated)| Encoded {
+                    ids: ids.clone(),
+                    prompt_len,
+                    segment,
+                    label,
+                    truncated,
+                },
+            )
         });
         proptest::collection::vec(one, 0..4)
     }
@@ -173,6 +199,7 @@ mod tests {
         let wanted = vec![Encoded {
             ids: vec![1, 2, 3],
             prompt_len: 1,
+            ..Encoded::default()
         }];
         let build = || Ok(wanted.clone());
         let never = || -> Result<Vec<Encoded>> { panic!("the cache was not used") };
@@ -185,6 +212,11 @@ mod tests {
             assert_eq!(encoded(&inner, KEY, build).unwrap(), wanted);
         }
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        let mut earlier = [b"SLTOK01\n", &bytes[8..bytes.len() - SUM]].concat();
+        let sum = Sha256::digest(&earlier);
+        earlier.extend(sum);
+        std::fs::write(&path, &earlier).unwrap();
+        assert_eq!(encoded(&inner, KEY, build).unwrap(), wanted);
         assert_eq!(
             std::fs::read_dir(&inner).unwrap().count(),
             1,

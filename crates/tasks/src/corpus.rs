@@ -1,12 +1,15 @@
-//! Generated text in a small closed world: data for the pocket model, free of anyone's rights.
+//! Generated text in a small closed world: data for the pocket models, free of anyone's rights.
 //!
 //! Four subjects: word problems, descriptions from attributes, facts about made-up towns, small Python functions.
 //! Two of them have a *held* form with other stories, other phrasing and another ending, which
-//! [`pretraining_text`] never uses: fine-tuning on a held form has something to learn.
+//! [`pretraining_text`] never uses: fine-tuning on a held form has something to learn. Sentences of the first two are
+//! labelled as GLUE's are ([`labelled`]).
 //!
 //! Everything is a function of (kind, seed, rows): ChaCha8 and integer arithmetic only, so the text is the
-//! same on every machine. A question belongs to one of [`PARTS`] parts by the hash of its text, and a seed
-//! draws from part `seed % PARTS` alone: seeds that differ modulo [`PARTS`] share no question.
+//! same on every machine. A row belongs to one of [`PARTS`] parts by the hash of what it is about, mostly its question, and a
+//! seed draws from part `seed % PARTS` alone: seeds that differ modulo [`PARTS`] share no question.
+
+mod labelled;
 
 use std::collections::HashSet;
 
@@ -17,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::table::{Row, Rows};
 
-/// Number of disjoint parts of the questions.
+/// Number of disjoint parts of the rows.
 pub const PARTS: u64 = 4;
 
 /// What is written about.
@@ -36,6 +39,13 @@ pub enum Kind {
     Facts,
     /// A Python signature with docstring, and its body; columns `source`, `target`.
     Functions,
+    /// A sentence of the pretraining text (1), or one with two neighbouring words swapped (0); columns `sentence`, `label`.
+    Sentences,
+    /// Two sentences that say the same in other words (1), or that differ in one attribute (0); columns `sentence1`,
+    /// `sentence2`, `label`.
+    Paraphrases,
+    /// The same with any number of attributes alike: `label` is 5 times their share.
+    Similarities,
 }
 
 /// A question and its answer.
@@ -44,59 +54,71 @@ struct Pair {
     answer: String,
 }
 
-/// `rows` rows of `kind`. Questions do not repeat as long as the part of `seed` has enough of them.
+impl Pair {
+    fn row(self, [question, answer]: [&str; 2]) -> Drawn {
+        Drawn {
+            subject: self.question.clone(),
+            row: Row::of_texts([(question, self.question), (answer, self.answer)]),
+        }
+    }
+}
+
+/// A row, and what it is about: rows of one subject belong to one part.
+struct Drawn {
+    subject: String,
+    row: Row,
+}
+
+/// `rows` rows of `kind`. They do not repeat as long as the part of `seed` has enough of them.
 pub fn corpus(kind: Kind, seed: u64, rows: usize) -> Rows {
     let mut dice = Dice::new(seed);
     let mut seen = HashSet::new();
     let mut repeats = 0;
     let mut made = Vec::with_capacity(rows);
     while made.len() < rows {
-        let pair = dice.pair(kind);
-        if part(&pair.question) != seed % PARTS {
+        let Drawn { subject, row } = dice.row(kind);
+        if part(&subject) != seed % PARTS {
             continue;
         }
-        // A small world runs out of new questions: then the old ones come again.
-        if !seen.insert(pair.question.clone()) && repeats < 50 * rows {
+        // A small world runs out of new rows: then the old ones come again.
+        if !seen.insert(format!("{row:?}")) && repeats < 50 * rows {
             repeats += 1;
             continue;
         }
-        let (question, answer) = match kind {
-            Kind::WordProblems | Kind::WordProblemsHeld => ("question", "answer"),
-            _ => ("source", "target"),
-        };
-        made.push(Row::of_texts([
-            (question, pair.question),
-            (answer, pair.answer),
-        ]));
+        made.push(row);
     }
     made
 }
 
-/// `rows` documents that mix all kinds but the held ones: what the pocket model is pretrained on.
+/// `rows` documents about all subjects in their plain form: what the pocket models are pretrained on.
 pub fn pretraining_text(seed: u64, rows: usize) -> impl Iterator<Item = String> + Send {
     let mut dice = Dice::new(seed);
-    (0..rows).map(move |_| {
-        let kind = match dice.below(10) {
-            0..=4 => Kind::WordProblems,
-            5 | 6 => Kind::Descriptions,
-            7 => Kind::Facts,
-            _ => Kind::Functions,
-        };
-        let Pair { question, answer } = dice.pair(kind);
-        match kind {
-            Kind::WordProblems => format!("Problem: {question}\nSolution: {answer}"),
-            Kind::Facts => format!("{question} {answer}"),
+    (0..rows).map(move |_| match dice.below(10) {
+        0..=4 => {
+            let Pair { question, answer } = dice.word_problem();
+            format!("Problem: {question}\nSolution: {answer}")
+        }
+        5 | 6 => {
+            let Pair { question, answer } = dice.description();
+            format!("{question}\n{answer}")
+        }
+        7 => {
+            let Pair { question, answer } = dice.fact();
+            format!("{question} {answer}")
+        }
+        _ => {
+            let Pair { question, answer } = dice.function();
             // The heading has the model meet `##`: a token that is never trained is out of an adapter's reach,
             // and the held ending needs it.
-            Kind::Functions if dice.below(2) == 0 => format!("## Code\n{question}\n{answer}"),
-            _ => format!("{question}\n{answer}"),
+            let heading = ["## Code\n", ""][dice.index(2)];
+            format!("{heading}{question}\n{answer}")
         }
     })
 }
 
-/// The part of a question, below [`PARTS`].
-fn part(question: &str) -> u64 {
-    Sha256::digest(question.as_bytes())
+/// The part of a subject, below [`PARTS`].
+fn part(subject: &str) -> u64 {
+    Sha256::digest(subject.as_bytes())
         .first()
         .map_or(0, |byte| u64::from(*byte) % PARTS)
 }
@@ -180,14 +202,19 @@ impl Dice {
         (list[first], list[(first + step) % list.len()])
     }
 
-    fn pair(&mut self, kind: Kind) -> Pair {
+    fn row(&mut self, kind: Kind) -> Drawn {
+        const QUESTION: [&str; 2] = ["question", "answer"];
+        const SOURCE: [&str; 2] = ["source", "target"];
         match kind {
-            Kind::WordProblems => self.word_problem(),
-            Kind::WordProblemsHeld => self.word_problem_held(),
-            Kind::Descriptions => self.description(),
-            Kind::DescriptionsHeld => self.description_held(),
-            Kind::Facts => self.fact(),
-            Kind::Functions => self.function(),
+            Kind::WordProblems => self.word_problem().row(QUESTION),
+            Kind::WordProblemsHeld => self.word_problem_held().row(QUESTION),
+            Kind::Descriptions => self.description().row(SOURCE),
+            Kind::DescriptionsHeld => self.description_held().row(SOURCE),
+            Kind::Facts => self.fact().row(SOURCE),
+            Kind::Functions => self.function().row(SOURCE),
+            Kind::Sentences => labelled::sentence(self),
+            Kind::Paraphrases => labelled::paraphrase(self),
+            Kind::Similarities => labelled::similarity(self),
         }
     }
 
@@ -526,19 +553,23 @@ mod tests {
     use super::*;
     use crate::rows_hash;
 
-    const KINDS: [Kind; 6] = [
+    const KINDS: [Kind; 9] = [
         Kind::WordProblems,
         Kind::WordProblemsHeld,
         Kind::Descriptions,
         Kind::DescriptionsHeld,
         Kind::Facts,
         Kind::Functions,
+        Kind::Sentences,
+        Kind::Paraphrases,
+        Kind::Similarities,
     ];
 
-    fn key(row: &Row) -> &str {
-        row.text("question")
-            .or_else(|_| row.text("source"))
-            .unwrap()
+    /// What may not be in two parts.
+    fn key(row: &Row) -> String {
+        let texts = ["question", "source", "sentence", "sentence1", "sentence2"];
+        let found = texts.iter().filter_map(|column| row.text(column).ok());
+        found.collect::<Vec<_>>().join("\n")
     }
 
     /// Records name a seed: the text behind it may not change, on no machine and with no release of a
@@ -554,7 +585,10 @@ mod tests {
                 "384bcb76ffa25a01",
                 "038cb5ac60410284",
                 "c3a154f3c5b3fa43",
-                "e2c35df33556979c"
+                "e2c35df33556979c",
+                "828f83eaf7418aac",
+                "57da5f9f3b9b3181",
+                "a990596be393dbe8"
             ]
         );
         let text: Vec<String> = pretraining_text(7, 50).collect();
@@ -571,17 +605,12 @@ mod tests {
             let rows = if kind == Kind::Functions { 100 } else { 500 };
             for seed in 0..PARTS {
                 for row in corpus(kind, seed, rows) {
-                    assert!(seen.insert(key(&row).to_owned()), "{kind:?}: {}", key(&row));
+                    assert!(seen.insert(key(&row)), "{kind:?}: {}", key(&row));
                 }
             }
         }
         let facts: Vec<HashSet<String>> = (0..2)
-            .map(|seed| {
-                corpus(Kind::Facts, seed, 400)
-                    .iter()
-                    .map(|row| key(row).to_owned())
-                    .collect()
-            })
+            .map(|seed| corpus(Kind::Facts, seed, 400).iter().map(key).collect())
             .collect();
         assert!(facts[0].is_disjoint(&facts[1]) && facts[0].len() > 20);
     }
@@ -589,13 +618,19 @@ mod tests {
     /// The shipped splits, as a user gets them.
     #[test]
     fn shipped_splits_are_disjoint() {
-        for name in ["pocket", "pocket_descriptions"] {
+        for name in [
+            "pocket",
+            "pocket_descriptions",
+            "pocket-cola",
+            "pocket-mrpc",
+            "pocket-stsb",
+        ] {
             let spec = crate::DatasetSpec::named(name, None).unwrap();
             let mut seen = HashSet::new();
             for split in spec.splits.values() {
                 let pocket = split.pocket.unwrap();
                 for row in corpus(pocket.kind, pocket.seed, pocket.rows) {
-                    assert!(seen.insert(key(&row).to_owned()), "{}", key(&row));
+                    assert!(seen.insert(key(&row)), "{}", key(&row));
                 }
             }
         }

@@ -1,25 +1,27 @@
-//! Text to token ids, and the training of the pocket model's tokenizer.
+//! Text to token ids.
 
 use std::path::Path;
 
 use rayon::prelude::*;
-use tokenizers::decoders::byte_level::ByteLevel;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{PostProcessor, Tokenizer, TruncationParams, truncate_encodings};
 
-use crate::{Error, Example, Result, hash};
+use crate::{Error, Example, Result, Target, hash};
 
-/// One training text in token ids: `ids[..prompt_len]` is the source, the loss is on `ids[prompt_len..]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One text in token ids. With an answer, `ids[..prompt_len]` is the source and the loss is on `ids[prompt_len..]`.
+/// A text to be labelled has no answer: `prompt_len` is its length, and the loss is on the label.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
-    /// Source, target, end-of-text.
+    /// Source, answer, end-of-text; or one or two texts to be labelled, special tokens included.
     pub ids: Vec<u32>,
     /// Length of the source.
     pub prompt_len: usize,
+    /// Where the second segment begins, for a model that tells two apart: the type of a token (BERT's
+    /// `token_type_ids`) is 0 before it and 1 from there. `None`: all are 0.
+    pub segment: Option<usize>,
+    /// Index of the class, or value of the regression.
+    pub label: Option<f32>,
+    /// Whether tokens were cut off.
+    pub truncated: bool,
 }
 
 /// A tokenizer with the ids that end a text and, for some models, begin one.
@@ -102,28 +104,102 @@ impl Encoder {
         self.tokenizer.decode(ids, true).map_err(fail)
     }
 
+    /// A text, or a pair of texts, to be labelled: with the tokenizer's own special tokens (RoBERTa
+    /// `<s> a </s></s> b </s>`, BERT `[CLS] a [SEP] b [SEP]`), cut to `max_length` ids in all.
+    ///
+    /// Cut as by Hugging Face's `truncation=True`: from the right, of a pair the longer text first. A tokenizer that adds
+    /// no special token (GPT-2, LLaMA 3) gives `a`, a line break, `b`; LLaMA 1 and 2 have `<s>` before each.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where `max_length` has no room for a token beside the special ones.
+    pub fn encode_text(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        max_length: usize,
+    ) -> Result<Encoded> {
+        let special = self
+            .tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(pair.is_some()));
+        if max_length <= special {
+            return Err(fail(format!(
+                "a length of {max_length} has no room for a text: should be at least {}",
+                special + 1
+            )));
+        }
+        let encode = |text: &str| self.tokenizer.encode_fast(text, false).map_err(fail);
+        let first = encode(text)?;
+        let second = pair
+            .map(|pair| match special {
+                0 => encode(&format!("\n{pair}")),
+                _ => encode(pair),
+            })
+            .transpose()?;
+        let limit = TruncationParams {
+            max_length: max_length - special,
+            ..TruncationParams::default()
+        };
+        let whole = first.len() + second.as_ref().map_or(0, |second| second.len());
+        let (first, second) = truncate_encodings(first, second, &limit).map_err(fail)?;
+        let encoding = self
+            .tokenizer
+            .post_process(first, second, true)
+            .map_err(fail)?;
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            prompt_len: encoding.len(),
+            segment: encoding.get_type_ids().iter().position(|kind| *kind == 1),
+            label: None,
+            truncated: whole > limit.max_length,
+        })
+    }
+
     /// Source (with special tokens, cut at `max_source` on the right), then target (without, cut at
     /// `max_target - 1`), then `eos`: the two are tokenised apart, as in QLoRA.
     /// QLoRA cuts after appending `eos`, which drops it from long targets; here it always stays.
-    pub fn encode_example(
+    fn encode_answer(
         &self,
-        example: &Example,
+        source: &str,
+        target: &str,
         max_source: usize,
         max_target: usize,
     ) -> Result<Encoded> {
         if max_source == 0 || max_target == 0 {
             return Err(fail("`max_source` and `max_target` should be at least 1"));
         }
-        let mut ids = self.encode_prompt(&example.source)?;
+        let mut ids = self.encode_prompt(source)?;
+        let target = self.encode(target, false)?;
+        let truncated = ids.len() > max_source || target.len() >= max_target;
         ids.truncate(max_source);
         let prompt_len = ids.len();
-        ids.extend(
-            self.encode(&example.target, false)?
-                .into_iter()
-                .take(max_target - 1),
-        );
+        ids.extend(target.into_iter().take(max_target - 1));
         ids.push(self.eos);
-        Ok(Encoded { ids, prompt_len })
+        Ok(Encoded {
+            ids,
+            prompt_len,
+            truncated,
+            ..Encoded::default()
+        })
+    }
+
+    /// An example with an answer: source and answer tokenised apart, cut to the two lengths, and the end-of-text token.
+    /// One with a label: [`Encoder::encode_text`] at `max_source`, and the label.
+    pub fn encode_example(
+        &self,
+        example: &Example,
+        max_source: usize,
+        max_target: usize,
+    ) -> Result<Encoded> {
+        match &example.target {
+            Target::Text(target) => {
+                self.encode_answer(&example.source, target, max_source, max_target)
+            }
+            Target::Label { pair, label } => Ok(Encoded {
+                label: Some(*label as f32),
+                ..self.encode_text(&example.source, pair.as_deref(), max_source)?
+            }),
+        }
     }
 
     /// All examples on all threads, in order.
@@ -160,96 +236,28 @@ impl Encoder {
     }
 }
 
-/// The end-of-text and padding token of the pocket model, id 0.
-pub const END_OF_TEXT: &str = "<|endoftext|>";
-
-/// Trains the pocket model's tokenizer: byte-level BPE, every digit a token of its own, `<|endoftext|>`
-/// (id 0), the 256 bytes, then merges up to `vocab_size` tokens (768 in the pocket model). The same texts
-/// give the same tokenizer, whatever their order's hashing or the number of threads.
-///
-/// # Errors
-/// [`Error::Tokenizer`] where `vocab_size` is below 257.
-pub fn train_pocket_tokenizer<I, S>(texts: I, vocab_size: usize) -> Result<Tokenizer>
-where
-    I: IntoIterator<Item = S>,
-    I::IntoIter: Send,
-    S: AsRef<str> + Send,
-{
-    if vocab_size < 257 {
-        return Err(fail(format!(
-            "vocabulary of {vocab_size}: should be at least 257, the bytes and {END_OF_TEXT}"
-        )));
-    }
-    let bytes = ByteLevel::new(false, false, true);
-    let mut trainer: TrainerWrapper = BpeTrainer::builder()
-        .vocab_size(vocab_size)
-        .min_frequency(2)
-        .show_progress(false)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
-        .build()
-        .into();
-    let mut tokenizer = Tokenizer::new(BPE::default());
-    let steps: Vec<PreTokenizerWrapper> = vec![Digits::new(true).into(), bytes.into()];
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-    tokenizer.with_decoder(Some(bytes));
-    tokenizer
-        .train(&mut trainer, texts.into_iter())
-        .map_err(fail)?;
-    Ok(tokenizer)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
     use super::*;
     use crate::corpus::pretraining_text;
-    use crate::testing::mirror;
+    use crate::testing::{mirror, mirrored};
+    use crate::{TaskOptions, train_pocket_tokenizer};
 
     fn example(source: &str, target: &str) -> Example {
         Example {
             id: "0".into(),
             source: source.into(),
-            target: target.into(),
+            target: Target::Text(target.into()),
         }
     }
 
     fn pocket() -> Encoder {
         let tokenizer = train_pocket_tokenizer(pretraining_text(0, 4000), 768).unwrap();
         Encoder::from_tokenizer(&tokenizer, None, 0).unwrap()
-    }
-
-    #[test]
-    fn training_a_tokenizer_is_deterministic() {
-        let train = || {
-            train_pocket_tokenizer(pretraining_text(0, 4000), 768)
-                .unwrap()
-                .to_string(false)
-                .unwrap()
-        };
-        assert_eq!(train(), train());
-        assert!(train_pocket_tokenizer(["a"], 256).is_err());
-    }
-
-    #[test]
-    fn pocket_tokenizer_splits_digits_and_survives_any_text() {
-        let encoder = pocket();
-        assert_eq!(encoder.vocab_size(), 768);
-        assert_eq!(encoder.encode("117", false).unwrap().len(), 3);
-        for text in [
-            "Problem: Ada has 12 apples.\n#### 7",
-            "é 日本 \u{1f600} \t end ",
-            "",
-        ] {
-            let ids = encoder.encode(text, true).unwrap();
-            assert_eq!(encoder.decode(&ids).unwrap(), text);
-        }
-        assert_eq!(encoder.encode(END_OF_TEXT, false).unwrap(), [0]);
-        assert_eq!(encoder.decode(&[0]).unwrap(), "");
-        let sentence = "Ada has 3 + 4 = 7 apples. So the result is 7.";
-        assert!(
-            encoder.encode(sentence, false).unwrap().len() < sentence.len() / 2,
-            "merges are in use"
-        );
     }
 
     #[test]
@@ -269,11 +277,23 @@ mod tests {
             .encode_example(&example("Problem: 12", " So 34"), 2, 3)
             .unwrap();
         assert_eq!(cut.ids, [&source[..2], &target[..2], &[0]].concat());
+        assert!(cut.truncated && !whole.truncated);
+        let (source, target) = (source.len(), target.len());
+        for (max_source, max_target, truncated) in [
+            (source, target + 1, false),
+            (source - 1, target + 1, true),
+            (source, target, true),
+        ] {
+            let encoded = encoder
+                .encode_example(&example("Problem: 12", " So 34"), max_source, max_target)
+                .unwrap();
+            assert_eq!(encoded.truncated, truncated, "{max_source} {max_target}");
+        }
         assert_eq!(
             encoder.encode_example(&example("", ""), 1, 1).unwrap(),
             Encoded {
                 ids: vec![0],
-                prompt_len: 0
+                ..Encoded::default()
             }
         );
         assert!(encoder.encode_example(&example("a", "b"), 0, 1).is_err());
@@ -368,5 +388,153 @@ mod tests {
             );
             assert_eq!(encoder.decode(ids).unwrap(), "Hello world", "{model}");
         }
+    }
+
+    /// `scripts/glue_encodings.py` made the fixture with transformers.
+    #[derive(Deserialize)]
+    struct Fixture {
+        roberta: Vec<Case>,
+        bert: Vec<Case>,
+        bert_tokenizer: serde_json::Value,
+        splits: BTreeMap<String, SplitCase>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        pair: Option<String>,
+        max_length: usize,
+        ids: Vec<u32>,
+        types: Vec<u32>,
+        truncated: bool,
+    }
+
+    #[derive(Deserialize)]
+    struct SplitCase {
+        rows: usize,
+        truncated: usize,
+        sha256: String,
+    }
+
+    fn fixture() -> Fixture {
+        serde_json::from_str(include_str!("../tests/fixtures/encodings.json")).unwrap()
+    }
+
+    fn roberta(mirror: &Path) -> Encoder {
+        let file = mirror.join("models/FacebookAI/roberta-base/tokenizer.json");
+        Encoder::from_file(&file, Some(0), 2).unwrap()
+    }
+
+    fn check(encoder: &Encoder, cases: &[Case]) {
+        for case in cases {
+            let what = format!("{:?} {:?} {}", case.text, case.pair, case.max_length);
+            let found = encoder
+                .encode_text(&case.text, case.pair.as_deref(), case.max_length)
+                .unwrap();
+            let wanted = Encoded {
+                ids: case.ids.clone(),
+                prompt_len: case.ids.len(),
+                segment: case.types.iter().position(|kind| *kind == 1),
+                label: None,
+                truncated: case.truncated,
+            };
+            assert_eq!(found, wanted, "{what}");
+            // One boundary describes all types.
+            let start = found.segment.unwrap_or(found.ids.len());
+            for (place, kind) in case.types.iter().enumerate() {
+                assert_eq!(*kind, u32::from(place >= start), "{what}");
+            }
+        }
+    }
+
+    /// Special tokens, segments and truncation decide every result on GLUE: they are Hugging Face's.
+    #[test]
+    fn berts_texts_and_pairs_are_hugging_faces() {
+        let Fixture {
+            bert,
+            bert_tokenizer,
+            ..
+        } = fixture();
+        let bytes = bert_tokenizer.to_string();
+        let encoder = Encoder::from_bytes(bytes.as_bytes(), Some(2), 3).unwrap();
+        check(&encoder, &bert);
+        assert_eq!(bert[1].types.iter().sum::<u32>(), 5, "segments are tested");
+        let message = encoder
+            .encode_text("a", Some("b"), 3)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("at least 4"), "{message}");
+    }
+
+    /// As above, with RoBERTa's tokenizer.
+    #[test]
+    fn robertas_texts_and_pairs_are_hugging_faces() {
+        let Some(mirror) = mirror() else { return };
+        check(&roberta(&mirror), &fixture().roberta);
+    }
+
+    /// All ids of eight real validation splits, and how many texts were cut: what a record says.
+    #[test]
+    fn real_splits_are_encoded_as_by_hugging_face() {
+        let Some(mirror) = mirror() else { return };
+        let encoder = roberta(&mirror);
+        for (name, case) in fixture().splits {
+            let task = crate::task(&name, &TaskOptions::default()).unwrap();
+            let file = format!(
+                "datasets/nyu-mll/glue/{name}/{}-00000-of-00001.parquet",
+                task.eval_split()
+            );
+            let rows = mirrored(&mirror, task.dataset(), &file);
+            if rows.len() != case.rows {
+                println!("skipped: {file} has other rows than the fixture");
+                continue;
+            }
+            let examples = task.examples(&rows).unwrap();
+            let encoded = encoder.encode_examples(&examples, 128, 1).unwrap();
+            let bytes: Vec<u8> = encoded
+                .iter()
+                .flat_map(|one| one.ids.iter().flat_map(|id| id.to_le_bytes()))
+                .collect();
+            let truncated = encoded.iter().filter(|one| one.truncated).count();
+            assert_eq!(truncated, case.truncated, "{name}");
+            assert_eq!(hash::of_bytes(&bytes), case.sha256, "{name}");
+            for (one, example) in encoded.iter().zip(&examples) {
+                let Target::Label { label, .. } = example.target else {
+                    panic!("{name}: no label")
+                };
+                assert_eq!(one.label, Some(label as f32));
+            }
+        }
+    }
+
+    /// Without special tokens a line break stands between two texts, and counts as one of the second.
+    #[test]
+    fn pairs_without_special_tokens() {
+        let encoder = pocket();
+        let ids = |text: &str| encoder.encode(text, false).unwrap();
+        let whole = encoder.encode_text("So 12", Some("is 7"), 100).unwrap();
+        assert_eq!(whole.ids, [ids("So 12"), ids("\nis 7")].concat());
+        assert!(!whole.truncated);
+        let (first, second) = (ids("So 12").len(), ids("\nis 7").len());
+        let cut = encoder
+            .encode_text("So 12", Some("is 7"), first + second - 1)
+            .unwrap();
+        assert!(cut.truncated && cut.ids.len() == first + second - 1);
+        let single = encoder.encode_text("So 12", None, 1).unwrap();
+        assert_eq!(single.ids, ids("So 12")[..1]);
+        assert!(encoder.encode_text("So 12", None, 0).is_err());
+    }
+
+    /// LLaMA 1 begins every text with its own token: its tokenizer says how a pair looks.
+    #[test]
+    fn llama_pairs() {
+        let Some(mirror) = mirror() else { return };
+        let file = mirror.join("models/huggyllama/llama-7b/tokenizer.json");
+        let encoder = Encoder::from_file(&file, Some(1), 2).unwrap();
+        let pair = encoder
+            .encode_text("Hello world", Some("Hello world"), 9)
+            .unwrap();
+        assert_eq!(pair.ids, [1, 15043, 3186, 1, 15043, 3186]);
+        assert_eq!(pair.segment, None);
     }
 }

@@ -22,7 +22,9 @@ use regex::Regex;
 
 use crate::Result;
 use crate::table::Row;
-use crate::task::{self, Answer, Example, Request, RequestKind, Sampling, Task, TaskOptions};
+use crate::task::{
+    self, Answer, Example, Request, RequestKind, Sampling, Target, Task, TaskOptions,
+};
 
 const NAME: &str = "gsm8k";
 const VARIANTS: [&str; 3] = ["zero_shot", "cot", "released"];
@@ -161,7 +163,7 @@ impl Task for Gsm8k {
                 Ok(Example {
                     id: index.to_string(),
                     source: format!("{header}{}", self.question(row.text("question")?)),
-                    target: self.answer(row.text("answer")?),
+                    target: Target::Text(self.answer(row.text("answer")?)),
                 })
             })
             .collect()
@@ -196,10 +198,7 @@ impl Task for Gsm8k {
     }
 
     fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64> {
-        let text = match answer {
-            Answer::Text(text) => text.as_str(),
-            Answer::Choice { .. } => "",
-        };
+        let text = answer.text();
         let reference = normalise(request_reference);
         let grade = |extracted: &str| f64::from(u8::from(normalise(extracted) == reference));
         let strict = match self.variant {
@@ -296,7 +295,7 @@ const WORKED: [(&str, &str, &str); 8] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{mirror, mirrored};
+    use crate::testing::{mirror, mirrored, text};
 
     fn with(variant: &str, shots: Option<usize>) -> Gsm8k {
         Gsm8k::new(&TaskOptions {
@@ -390,7 +389,7 @@ mod tests {
         let zero = with("zero_shot", None);
         let example = &zero.examples(&rows).unwrap()[0];
         assert_eq!(example.source, "Question: How many?\nAnswer:");
-        assert_eq!(example.target, " Two and two.\n2+2=4\n#### 4");
+        assert_eq!(text(example), " Two and two.\n2+2=4\n#### 4");
         let five = with("zero_shot", Some(1)).requests(&rows, &rows).unwrap();
         assert_eq!(
             five[0].prompt,
@@ -410,7 +409,7 @@ mod tests {
                 "23 - 15 is 8. The final answer is 8\n\nQuestion: How many?\n\nAnswer: "
             )
         );
-        assert_eq!(example.target, "Two and two.\n2+2=4 The final answer is 4");
+        assert_eq!(text(example), "Two and two.\n2+2=4 The final answer is 4");
         assert!(
             Gsm8k::new(&TaskOptions {
                 variant: Some("cot".into()),
@@ -426,8 +425,9 @@ mod tests {
     fn own_answers_are_right() {
         for variant in VARIANTS {
             let task = with(variant, None);
-            let target = &task.examples(&[row()]).unwrap()[0].target;
-            let grades = task.grade(row().text("answer").unwrap(), &Answer::Text(target.clone()));
+            let examples = task.examples(&[row()]).unwrap();
+            let target = text(&examples[0]);
+            let grades = task.grade(row().text("answer").unwrap(), &Answer::Text(target.into()));
             assert_eq!(grades["exact_match_strict"], 1.0, "{variant}: {target}");
         }
         for (_, work, number) in &WORKED {
@@ -472,7 +472,7 @@ mod tests {
                 .filter(|(example, row)| {
                     let grades = task.grade(
                         row.text("answer").unwrap(),
-                        &Answer::Text(example.target.clone()),
+                        &Answer::Text(text(example).into()),
                     );
                     grades["exact_match_strict"] != 1.0
                 })

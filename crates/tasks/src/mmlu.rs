@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::table::Row;
-use crate::task::{self, Answer, Example, Request, RequestKind, Task, TaskOptions};
+use crate::task::{self, Answer, Example, Request, RequestKind, Target, Task, TaskOptions};
 use crate::{Error, Result};
 
 const NAME: &str = "mmlu";
@@ -170,7 +170,7 @@ impl Task for Mmlu {
                 Ok(Example {
                     id: index.to_string(),
                     source: self.header(row.text("subject")?) + &self.question(index, row)?,
-                    target: format!(" {}", self.letter(index, row)?),
+                    target: Target::Text(format!(" {}", self.letter(index, row)?)),
                 })
             })
             .collect()
@@ -208,8 +208,10 @@ impl Task for Mmlu {
 
     fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64> {
         let chosen = match answer {
-            Answer::Choice { log_probs } => largest(log_probs).and_then(|index| LETTERS.get(index)),
-            Answer::Text(_) => None,
+            Answer::Choice { log_probs } => {
+                task::largest(log_probs).and_then(|index| LETTERS.get(index))
+            }
+            Answer::Text(_) | Answer::Scores(_) => None,
         };
         let right = chosen.is_some_and(|letter| *letter == request_reference);
         [("accuracy".to_owned(), f64::from(u8::from(right)))].into()
@@ -218,20 +220,6 @@ impl Task for Mmlu {
     fn headline(&self) -> &'static str {
         "accuracy"
     }
-}
-
-/// Index of the first largest value; `None` where one is not a number.
-fn largest(values: &[f64]) -> Option<usize> {
-    if values.iter().any(|value| value.is_nan()) {
-        return None;
-    }
-    // `max_by` keeps the last of equals, hence the reversal.
-    values
-        .iter()
-        .enumerate()
-        .rev()
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .map(|(index, _)| index)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Both use forms that the pocket model's pretraining text never has (see [`crate::corpus`]), so that what is
 //! measured is adaptation. `word_problems` (default) ends in `#### N`; `descriptions` turns attributes into one
-//! sentence, all of which has to match.
+//! sentence, all of which has to match. Option `dataset` names another description with the same columns.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use regex::Regex;
 
 use crate::Result;
 use crate::table::Row;
-use crate::task::{self, Answer, Example, Request, RequestKind, Task, TaskOptions};
+use crate::task::{self, Answer, Example, Request, RequestKind, Target, Task, TaskOptions};
 
 const NAME: &str = "pocket";
 const VARIANTS: [&str; 2] = ["word_problems", "descriptions"];
@@ -35,8 +35,9 @@ impl PocketTask {
         })
     }
 
-    fn example(&self, index: usize, row: &Row) -> Result<Example> {
-        let (source, target) = if self.descriptions {
+    /// Source and target of a row.
+    fn texts(&self, row: &Row) -> Result<(String, String)> {
+        Ok(if self.descriptions {
             (
                 format!("{}\n", row.text("source")?),
                 row.text("target")?.to_owned(),
@@ -46,11 +47,6 @@ impl PocketTask {
                 format!("Question: {}\nAnswer:", row.text("question")?),
                 format!(" {}", row.text("answer")?),
             )
-        };
-        Ok(Example {
-            id: index.to_string(),
-            source,
-            target,
         })
     }
 }
@@ -66,19 +62,17 @@ impl Task for PocketTask {
 
     fn variant(&self) -> String {
         let variant = VARIANTS[usize::from(self.descriptions)];
-        if self.shots == 0 {
-            variant.to_owned()
-        } else {
-            format!("{variant}_{}_shot", self.shots)
-        }
+        self.options.variant(match self.shots {
+            0 => variant.to_owned(),
+            shots => format!("{variant}_{shots}_shot"),
+        })
     }
 
     fn dataset(&self) -> &str {
-        if self.descriptions {
-            "pocket_descriptions"
-        } else {
-            "pocket"
-        }
+        self.options.dataset(match self.descriptions {
+            true => "pocket_descriptions",
+            false => "pocket",
+        })
     }
 
     fn train_split(&self) -> &str {
@@ -92,14 +86,21 @@ impl Task for PocketTask {
     fn examples(&self, rows: &[Row]) -> Result<Vec<Example>> {
         rows.iter()
             .enumerate()
-            .map(|(index, row)| self.example(index, row))
+            .map(|(index, row)| {
+                let (source, target) = self.texts(row)?;
+                Ok(Example {
+                    id: index.to_string(),
+                    source,
+                    target: Target::Text(target),
+                })
+            })
             .collect()
     }
 
     fn requests(&self, eval_rows: &[Row], shot_rows: &[Row]) -> Result<Vec<Request>> {
         let mut header = String::new();
         for row in task::shots(NAME, shot_rows, self.shots)? {
-            let Example { source, target, .. } = self.example(0, row)?;
+            let (source, target) = self.texts(row)?;
             header += &format!("{source}{target}\n\n");
         }
         let stop = if self.descriptions { "\n" } else { "Question:" };
@@ -108,13 +109,13 @@ impl Task for PocketTask {
             .iter()
             .enumerate()
             .map(|(index, row)| {
-                let Example { id, source, target } = self.example(index, row)?;
+                let (source, target) = self.texts(row)?;
                 let kind = RequestKind::Generate {
                     stop: vec![stop.to_owned()],
                     max_new_tokens: self.max_new_tokens,
                 };
                 Ok(Request {
-                    id,
+                    id: index.to_string(),
                     prompt: format!("{header}{source}"),
                     kind,
                     reference: target,
@@ -125,10 +126,7 @@ impl Task for PocketTask {
     }
 
     fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64> {
-        let text = match answer {
-            Answer::Text(text) => text.as_str(),
-            Answer::Choice { .. } => "",
-        };
+        let text = answer.text();
         let right = if self.descriptions {
             text.trim() == request_reference.trim()
         } else {
@@ -156,6 +154,7 @@ fn number(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::corpus::{Kind, corpus};
+    use crate::testing::text;
 
     #[test]
     fn own_answers_are_right_and_others_wrong() {
@@ -177,8 +176,9 @@ mod tests {
                         && request.prompt.len() > example.source.len()
                 );
                 let grade = |text: String| task.grade(&request.reference, &Answer::Text(text))["exact_match"];
-                assert_eq!(grade(example.target.clone()), 1.0);
-                assert_eq!(grade(format!("{}1", example.target)), 0.0);
+                let target = text(&example);
+                assert_eq!(grade(target.into()), 1.0);
+                assert_eq!(grade(format!("{target}1")), 0.0);
                 assert_eq!(grade(String::new()), 0.0);
             }
         }

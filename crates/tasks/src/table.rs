@@ -61,6 +61,15 @@ impl Row {
         }
     }
 
+    /// The number in `column`, whole or not; an error where there is none.
+    pub fn number(&self, column: &str) -> Result<f64> {
+        match self.0.get(column) {
+            Some(Value::Float(number)) => Ok(*number),
+            Some(Value::Int(number)) => Ok(*number as f64),
+            other => Err(self.wrong(column, "a number", other)),
+        }
+    }
+
     /// The list of texts in `column`; an error where there is none.
     pub fn list(&self, column: &str) -> Result<&[String]> {
         match self.0.get(column) {
@@ -102,6 +111,7 @@ pub fn read(path: &Path, format: Format, columns: &[String]) -> Result<Rows> {
         Format::Json => json(path, columns)?,
         Format::Jsonl => jsonl(path, columns)?,
         Format::Csv => csv(path, columns)?,
+        Format::Pairs => pairs(path, columns)?,
         Format::Pocket => {
             return Err(unreadable(
                 path,
@@ -225,6 +235,27 @@ fn jsonl(path: &Path, columns: &[String]) -> Result<Rows> {
             let item = serde_json::from_str(line)
                 .map_err(|e| unreadable(path, "jsonl", format!("line {}: {e}", index + 1)))?;
             row_of_object(path, "jsonl", index, &item, columns)
+        })
+        .collect()
+}
+
+fn pairs(path: &Path, columns: &[String]) -> Result<Rows> {
+    let [first, second] = columns else {
+        let reason = format!("two columns are needed, not {}", columns.len());
+        return Err(unreadable(path, "pairs", reason));
+    };
+    let text = std::fs::read(path).map_err(Error::io(path))?;
+    let text = std::str::from_utf8(&text).map_err(|e| unreadable(path, "pairs", e))?;
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(index, line)| {
+            let (a, b) = line.split_once("||").ok_or_else(|| {
+                unreadable(path, "pairs", format!("line {}: no `||` in it", index + 1))
+            })?;
+            let cells = [(first, a), (second, b)];
+            let cells = cells.map(|(name, text)| (name.clone(), Value::Text(text.to_owned())));
+            Ok(Row(cells.into()))
         })
         .collect()
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::alpaca::Alpaca;
+use crate::e2e::E2e;
+use crate::glue::{self, Glue};
 use crate::gsm8k::Gsm8k;
 use crate::mmlu::Mmlu;
 use crate::pocket::PocketTask;
@@ -14,14 +16,48 @@ use crate::table::Row;
 use crate::{Error, Result, hash};
 
 /// One training text; the loss is on `target` alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// Unique in its split.
     pub id: String,
-    /// The prompt.
+    /// The prompt, or the text that is labelled.
     pub source: String,
-    /// The answer; the encoder appends the end-of-text token.
-    pub target: String,
+    /// What is learnt.
+    pub target: Target,
+}
+
+/// What a model learns to say of a source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Its answer; the encoder appends the end-of-text token.
+    Text(String),
+    /// Its label.
+    Label {
+        /// Second text, where two are labelled together.
+        pair: Option<String>,
+        /// Index of the class, or value of the regression.
+        label: f64,
+    },
+}
+
+/// What the labels of a task are; decides the width of a model's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// The names of the classes, by index.
+    Classes(&'static [&'static str]),
+    /// One number.
+    Regression,
+}
+
+impl Labels {
+    /// Scores that a model gives a text: one a class, or one.
+    pub fn scores(self) -> usize {
+        match self {
+            Labels::Classes(names) => names.len(),
+            Labels::Regression => 1,
+        }
+    }
 }
 
 /// One question to a model.
@@ -29,7 +65,7 @@ pub struct Example {
 pub struct Request {
     /// Unique in its split.
     pub id: String,
-    /// The prompt, worked examples included.
+    /// The prompt, worked examples included; or the text to be labelled.
     pub prompt: String,
     /// What the model should do with it.
     pub kind: RequestKind,
@@ -55,6 +91,11 @@ pub enum RequestKind {
         /// The continuations, exactly as they follow the prompt.
         choices: Vec<String>,
     },
+    /// Give the scores of the labels, see [`Labels::scores`].
+    Classify {
+        /// Second text, where two are labelled together.
+        pair: Option<String>,
+    },
 }
 
 /// What came back.
@@ -66,17 +107,33 @@ pub enum Answer {
     /// Natural log-probability of each choice, in the order asked.
     Choice {
         /// A value that is no number is written as `null` and read back as NaN.
-        #[serde(deserialize_with = "null_is_nan")]
+        #[serde(deserialize_with = "nulls_are_nan")]
         log_probs: Vec<f64>,
     },
+    /// Logits of the classes, by index, or the one value of a regression. `null` is read as above.
+    Scores(#[serde(deserialize_with = "nulls_are_nan")] Vec<f64>),
 }
 
-fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+impl Answer {
+    /// The generated text; empty where the answer is of another kind.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Answer::Text(text) => text,
+            Answer::Choice { .. } | Answer::Scores(_) => "",
+        }
+    }
+}
+
+fn nulls_are_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
     let values = Vec::<Option<f64>>::deserialize(deserializer)?;
     Ok(values
         .into_iter()
         .map(|value| value.unwrap_or(f64::NAN))
         .collect())
+}
+
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// A graded answer: one line of a run's samples file.
@@ -98,10 +155,11 @@ pub struct Sample {
     pub grades: BTreeMap<String, f64>,
 }
 
-/// A mean over samples.
+/// A number over samples, mostly a mean.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// The mean.
+    /// The number; NaN where these samples define none, as the correlation with a constant. JSON has it as `null`.
+    #[serde(deserialize_with = "null_is_nan")]
     pub value: f64,
     /// Its standard error, where there are at least two values.
     pub stderr: Option<f64>,
@@ -116,6 +174,17 @@ pub struct Sampling {
     pub temperature: f64,
     /// Smallest set of tokens whose probability reaches this.
     pub top_p: f64,
+}
+
+/// How a variant searches for an answer, where it does not take the most likely token each time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeamSearch {
+    /// Answers that are followed at the same time.
+    pub beams: usize,
+    /// Exponent of the length that an answer's log-probability is divided by.
+    pub length_penalty: f64,
+    /// No run of this many tokens twice in an answer; 0: allowed.
+    pub no_repeat_ngram: usize,
 }
 
 /// A task: its data, its prompts, its grades.
@@ -136,12 +205,28 @@ pub trait Task: Send + Sync {
     fn examples(&self, rows: &[Row]) -> Result<Vec<Example>>;
     /// Questions over `eval_rows`; worked examples are taken from the front of `shot_rows`.
     fn requests(&self, eval_rows: &[Row], shot_rows: &[Row]) -> Result<Vec<Request>>;
-    /// Grades of one answer. An answer of the wrong kind gets zeros.
+    /// Grades of one answer. An answer of the wrong kind gets zeros, or no grade where zero would be the best.
     fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64>;
+    /// The metrics of all answers, from the samples alone and whatever their order; none where there are no samples.
+    fn metrics(&self, samples: &[Sample]) -> BTreeMap<String, Metric> {
+        metrics(samples)
+    }
     /// The metric that stands for the task.
-    fn headline(&self) -> &'static str;
+    fn headline(&self) -> &str;
+    /// What the labels are, where texts are labelled; `None` where answers are generated or chosen.
+    fn labels(&self) -> Option<Labels> {
+        None
+    }
     /// How the variant samples; `None` is greedy.
     fn sampling(&self) -> Option<Sampling> {
+        None
+    }
+    /// How the variant searches; `None` takes one token after the other.
+    fn beam(&self) -> Option<BeamSearch> {
+        None
+    }
+    /// The answers and their references, where they are scored by METEOR too.
+    fn corpus(&self, _samples: &[Sample]) -> Option<sharelora_metrics::e2e::Corpus> {
         None
     }
 }
@@ -162,6 +247,12 @@ pub struct TaskOptions {
     /// Score only the first rows (MMLU: the first of every subject).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Score this split instead of the task's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Read this dataset instead of the task's own: another description with the same columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
 }
 
 impl TaskOptions {
@@ -188,6 +279,19 @@ impl TaskOptions {
         }
     }
 
+    /// Name of the dataset description: the one that is asked for, or the task's `own`.
+    pub(crate) fn dataset<'a>(&'a self, own: &'a str) -> &'a str {
+        self.dataset.as_deref().unwrap_or(own)
+    }
+
+    /// A variant's name, with that of the dataset where one is asked for: the two are not to be taken for one another.
+    pub(crate) fn variant(&self, name: String) -> String {
+        match &self.dataset {
+            Some(dataset) => format!("{name}_{dataset}"),
+            None => name,
+        }
+    }
+
     /// The rows that are scored.
     pub(crate) fn limited<'a>(&self, rows: &'a [Row]) -> &'a [Row] {
         rows.get(..self.limit.unwrap_or(rows.len())).unwrap_or(rows)
@@ -195,7 +299,10 @@ impl TaskOptions {
 }
 
 /// The task names.
-pub const TASKS: [&str; 4] = ["alpaca", "gsm8k", "mmlu", "pocket"];
+pub const TASKS: [&str; 13] = [
+    "alpaca", "cola", "e2e", "gsm8k", "mmlu", "mnli", "mrpc", "pocket", "qnli", "qqp", "rte",
+    "sst2", "stsb",
+];
 
 /// The task `name`.
 ///
@@ -203,13 +310,32 @@ pub const TASKS: [&str; 4] = ["alpaca", "gsm8k", "mmlu", "pocket"];
 /// [`Error::Unknown`] for a name or variant that does not exist (with the choices and the nearest),
 /// [`Error::Option`] for an option that the task cannot honour.
 pub fn task(name: &str, options: &TaskOptions) -> Result<Box<dyn Task>> {
-    Ok(match name {
+    let task: Box<dyn Task> = match name {
         "alpaca" => Box::new(Alpaca::new(options)?),
+        "e2e" => Box::new(E2e::new(options)?),
         "gsm8k" => Box::new(Gsm8k::new(options)?),
         "mmlu" => Box::new(Mmlu::new(options)?),
         "pocket" => Box::new(PocketTask::new(options)?),
-        _ => return Err(Error::unknown("task", name, &TASKS)),
-    })
+        _ => match glue::find(name) {
+            Some(protocol) => Box::new(Glue::new(protocol, options)?),
+            None => return Err(Error::unknown("task", name, &TASKS)),
+        },
+    };
+    // Most tasks are scored on one split, and some read one dataset.
+    let fixed = [
+        ("split", &options.split, task.eval_split(), "scored"),
+        ("dataset", &options.dataset, task.dataset(), "read"),
+    ];
+    for (key, asked, own, done) in fixed {
+        if let Some(asked) = asked.as_deref().filter(|asked| *asked != own) {
+            return Err(Error::Option {
+                task: task.name(),
+                key,
+                reason: format!("`{asked}` is not {done}, only `{own}` is"),
+            });
+        }
+    }
+    Ok(task)
 }
 
 /// The first `count` of `rows`, for worked examples.
@@ -275,7 +401,7 @@ pub fn metrics(samples: &[Sample]) -> BTreeMap<String, Metric> {
 }
 
 /// Mean and standard error of at least one value.
-fn mean(values: &[f64]) -> Metric {
+pub(crate) fn mean(values: &[f64]) -> Metric {
     let n = values.len();
     let value = values.iter().sum::<f64>() / n as f64;
     let squares: f64 = values.iter().map(|x| (x - value).powi(2)).sum();
@@ -283,9 +409,24 @@ fn mean(values: &[f64]) -> Metric {
     Metric { value, stderr, n }
 }
 
+/// Index of the first largest value; `None` where one is not a number.
+pub(crate) fn largest(values: &[f64]) -> Option<usize> {
+    if values.iter().any(|value| value.is_nan()) {
+        return None;
+    }
+    // `max_by` keeps the last of equals, hence the reversal.
+    values
+        .iter()
+        .enumerate()
+        .rev()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map(|(index, _)| index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DatasetSpec;
 
     fn sample(group: Option<&str>, grade: f64) -> Sample {
         Sample {
@@ -341,6 +482,11 @@ mod tests {
             panic!("{line}")
         };
         assert!(log_probs[0] == -0.1 && log_probs[1].is_nan());
+        one.answer = Answer::Scores(vec![0.5, f64::NAN]);
+        let line = serde_json::to_string(&one).unwrap();
+        assert!(line.contains(r#""answer":{"scores":[0.5,null]}"#), "{line}");
+        let back: Sample = serde_json::from_str(&line).unwrap();
+        assert!(matches!(back.answer, Answer::Scores(scores) if scores[1].is_nan()));
         one.answer = Answer::Text("line\nbreak".into());
         let line = serde_json::to_string(&one).unwrap();
         assert!(!line.contains('\n'));
@@ -367,9 +513,60 @@ mod tests {
             "{message}"
         );
         for name in TASKS {
-            assert_eq!(task(name, &TaskOptions::default()).unwrap().name(), name);
+            let task = task(name, &TaskOptions::default()).unwrap();
+            assert_eq!(task.name(), name);
+            let splits = DatasetSpec::named(task.dataset(), None).unwrap().splits;
+            for split in [task.train_split(), task.eval_split()] {
+                assert!(splits.contains_key(split), "{name}: {split}");
+            }
         }
+        let options = TaskOptions {
+            split: Some("train".into()),
+            ..TaskOptions::default()
+        };
+        let message = task("gsm8k", &options).err().unwrap().to_string();
+        assert!(
+            message.contains("`train`") && message.contains("`test`"),
+            "{message}"
+        );
         assert!(toml::from_str::<TaskOptions>("shot = 5").is_err());
+    }
+
+    /// Another dataset is another protocol in records, and a task that reads one alone says so instead of ignoring the option.
+    #[test]
+    fn a_task_reads_another_dataset_or_refuses() {
+        let on = |name: &str, dataset: &str| {
+            let options = TaskOptions {
+                dataset: Some(dataset.into()),
+                ..TaskOptions::default()
+            };
+            task(name, &options)
+        };
+        for (name, dataset) in [
+            ("cola", "pocket-cola"),
+            ("mrpc", "pocket-mrpc"),
+            ("stsb", "pocket-stsb"),
+        ] {
+            let (own, other) = (
+                task(name, &TaskOptions::default()).unwrap(),
+                on(name, dataset).unwrap(),
+            );
+            assert_eq!(other.dataset(), dataset);
+            assert_ne!(own.variant(), other.variant());
+            let [own, other] = [own.dataset(), dataset].map(|d| DatasetSpec::named(d, None));
+            let (own, other) = (own.unwrap(), other.unwrap());
+            assert_eq!(own.columns, other.columns);
+            assert_eq!(
+                own.splits.keys().collect::<Vec<_>>(),
+                other.splits.keys().collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(on("pocket", "mine").unwrap().dataset(), "mine");
+        let refused = on("gsm8k", "mine").err().unwrap().to_string();
+        assert!(
+            refused.contains("`dataset`") && refused.contains("only `gsm8k` is"),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -395,5 +592,25 @@ mod tests {
             prompt_hash(std::slice::from_ref(&one))
         );
         assert_ne!(prompt_hash(&[one]), prompt_hash(&[other]));
+    }
+
+    /// A record has to be able to say that a number is not defined.
+    #[test]
+    fn undefined_metric_survives_json() {
+        let metric = Metric {
+            value: f64::NAN,
+            stderr: None,
+            n: 3,
+        };
+        let text = serde_json::to_string(&metric).unwrap();
+        let back: Metric = serde_json::from_str(&text).unwrap();
+        assert!(back.value.is_nan() && back.n == 3, "{text}");
+    }
+
+    /// The hash of a run covers its options: those of an earlier version have to be written as they were.
+    #[test]
+    fn options_left_out_are_not_written() {
+        let text = serde_json::to_string(&TaskOptions::default()).unwrap();
+        assert_eq!(text, "{}");
     }
 }

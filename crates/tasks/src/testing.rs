@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::dataset::{DatasetSpec, Format};
 use crate::table::{self, Rows};
+use crate::{Example, Target};
 
 /// The folder of public files that some tests read, or `None` with a printed line.
 pub fn mirror() -> Option<PathBuf> {
@@ -21,5 +22,13 @@ pub fn mirror() -> Option<PathBuf> {
 /// A split of a built-in parquet dataset, read from the mirror without the hub.
 pub fn mirrored(folder: &Path, dataset: &str, file: &str) -> Rows {
     let spec = DatasetSpec::named(dataset, None).unwrap();
-    table::read(&folder.join(file), Format::Parquet, &spec.columns).unwrap()
+    table::read(&folder.join(file), spec.format, &spec.columns).unwrap()
+}
+
+/// The answer that a generative example teaches.
+pub fn text(example: &Example) -> &str {
+    match &example.target {
+        Target::Text(text) => text,
+        Target::Label { .. } => panic!("{} has a label", example.id),
+    }
 }

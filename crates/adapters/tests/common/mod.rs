@@ -26,6 +26,7 @@ pub fn sites(layers: usize, projections: &[Projection<'_>]) -> Vec<Site> {
                     path: format!("model.layers.{layer}.self_attn.{projection}"),
                     in_features,
                     out_features,
+                    part: None,
                 })
         })
         .collect()

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use sharelora_adapters::Site;
 
 use crate::ModelError;
+use crate::config::{WeightSpec, check_sizes, token_ids};
 
 /// The part of Hugging Face's `config.json` that decides the forward pass.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -66,10 +67,6 @@ fn default_positions() -> usize {
     2048
 }
 
-/// Bounds far above any model's, so that its size in bytes is always a 64-bit number.
-const MAX_LAYERS: usize = 1 << 12;
-const MAX_WIDTH: usize = 1 << 24;
-
 /// Names of the projections of a block, in the model's order.
 pub(super) const PROJECTIONS: [&str; 7] = [
     "q_proj",
@@ -108,11 +105,10 @@ impl LlamaConfig {
         if self.attention_bias || self.mlp_bias {
             return bad("`attention_bias` and `mlp_bias` must be false".into());
         }
-        for (key, value) in [
+        let widths = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.kv_heads()),
             ("head_dim", self.head_dim()),
@@ -120,20 +116,8 @@ impl LlamaConfig {
                 "num_attention_heads * head_dim",
                 self.num_attention_heads.saturating_mul(self.head_dim()),
             ),
-        ] {
-            if value == 0 {
-                return bad(format!("`{key}` is 0"));
-            }
-            // A file that lies must not be believed to the last byte of memory.
-            let most = if key == "num_hidden_layers" {
-                MAX_LAYERS
-            } else {
-                MAX_WIDTH
-            };
-            if value > most {
-                return bad(format!("`{key}` is {value}: at most {most} is read"));
-            }
-        }
+        ];
+        check_sizes(("num_hidden_layers", self.num_hidden_layers), &widths)?;
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return bad(format!(
                 "`hidden_size` = {} is no multiple of `num_attention_heads` = {}, and `head_dim` is not given",
@@ -164,14 +148,7 @@ impl LlamaConfig {
 
     /// The tokens that end a generation.
     pub fn eos_token_ids(&self) -> Vec<u32> {
-        match &self.eos_token_id {
-            serde_json::Value::Array(list) => list
-                .iter()
-                .filter_map(|v| v.as_u64())
-                .map(|v| v as u32)
-                .collect(),
-            value => value.as_u64().map(|v| v as u32).into_iter().collect(),
-        }
+        token_ids(&self.eos_token_id)
     }
 
     /// RoPE's frequencies, `head_dim / 2` of them (arXiv 2104.09864; LLaMA-3's scaling as
@@ -232,7 +209,7 @@ impl LlamaConfig {
     }
 
     /// (out, in) of a projection.
-    pub(super) fn shape(&self, projection: &str) -> [usize; 2] {
+    fn shape(&self, projection: &str) -> [usize; 2] {
         let q = self.num_attention_heads * self.head_dim();
         let kv = self.kv_heads() * self.head_dim();
         let (c, f) = (self.hidden_size, self.intermediate_size);
@@ -257,49 +234,36 @@ impl LlamaConfig {
                         path: module_path(layer, projection),
                         in_features,
                         out_features,
+                        part: None,
                     }
                 })
             })
             .collect()
     }
 
-    /// Names and shapes of all weights, a vector as (1, n).
-    pub fn weights(&self) -> Vec<(String, [usize; 2])> {
+    /// All weights, in the model's order: the embedding, [`LAYER`] of each block, the norm, the head where it is not tied.
+    pub fn weights(&self) -> Vec<WeightSpec> {
         let (v, c) = (self.vocab_size, self.hidden_size);
-        let mut list = vec![("model.embed_tokens.weight".to_string(), [v, c])];
+        let mut list = vec![WeightSpec::new("model.embed_tokens.weight", [v, c])];
         for layer in 0..self.num_hidden_layers {
-            list.push((
-                format!("model.layers.{layer}.input_layernorm.weight"),
-                [1, c],
-            ));
-            list.push((
-                format!("model.layers.{layer}.post_attention_layernorm.weight"),
-                [1, c],
-            ));
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                let name = format!("model.layers.{layer}.{norm}.weight");
+                list.push(WeightSpec::vector(name, c));
+            }
             for projection in PROJECTIONS {
-                list.push((
-                    format!("{}.weight", module_path(layer, projection)),
-                    self.shape(projection),
-                ));
+                let name = format!("{}.weight", module_path(layer, projection));
+                list.push(WeightSpec::new(name, self.shape(projection)));
             }
         }
-        list.push(("model.norm.weight".into(), [1, c]));
+        list.push(WeightSpec::vector("model.norm.weight", c));
         if !self.tie_word_embeddings {
-            list.push(("lm_head.weight".into(), [v, c]));
+            list.push(WeightSpec::new("lm_head.weight", [v, c]));
         }
         list
     }
-
-    /// Number of parameters of the base model; a tied head counts once.
-    pub fn parameters(&self) -> u64 {
-        self.weights()
-            .iter()
-            .map(|(_, [a, b])| (a * b) as u64)
-            .sum()
-    }
 }
 
-pub(super) fn module_path(layer: usize, projection: &str) -> String {
+fn module_path(layer: usize, projection: &str) -> String {
     let block = match projection {
         "gate_proj" | "up_proj" | "down_proj" => "mlp",
         _ => "self_attn",

@@ -11,6 +11,49 @@ use crate::weight::Weight;
 /// Rows whose logits exist at the same time: 128 x 49,152 floats are 25 MB.
 const ROWS: usize = 128;
 
+/// Label smoothing (arXiv 1512.00567, section 7) as the E2E recipe has it: `(1 - amount) nll + amount mean(-log p)` over the
+/// vocabulary.
+///
+/// With logits `h W^T` this is `nll + amount <h, W_target - mean row of W>`: the sum of exponentials is the same in both
+/// terms. So a frozen head needs one more product of width C for each position, and no second look at the vocabulary.
+#[derive(Debug, Clone)]
+pub struct Smoothing {
+    amount: f64,
+    /// Mean row of the head, (1, C).
+    mean: Tensor<2>,
+}
+
+impl Smoothing {
+    /// `amount`: from 0 to 1. `head`: (V, C), which has to stay as it is, or else be trained itself.
+    pub fn new(amount: f64, head: &Weight, device: &Device) -> Self {
+        let [v, c] = head.dims();
+        let mut sum = vec![0f64; c];
+        for row in head.values().chunks_exact(c.max(1)) {
+            sum.iter_mut()
+                .zip(row)
+                .for_each(|(s, x)| *s += f64::from(*x));
+        }
+        let mean = sum.iter().map(|s| (s / v as f64) as f32).collect();
+        Smoothing {
+            amount,
+            mean: Tensor::from_data(TensorData::new::<f32, _>(mean, [1, c]), device),
+        }
+    }
+
+    /// What is added to each loss, and the gradient of that, (N, C).
+    fn correction(
+        &self,
+        hidden: Tensor<2>,
+        head: &Weight,
+        targets: &[u32],
+    ) -> (Vec<f32>, Tensor<2>) {
+        let of_targets = head.rows(targets, &hidden.device()).without_autodiff();
+        let gradient = (of_targets - self.mean.clone()).mul_scalar(self.amount); // (N, C)
+        let added = (hidden * gradient.clone()).sum_dim(1); // (N, 1)
+        (read(added), gradient)
+    }
+}
+
 /// The loss of some labelled positions.
 pub struct Loss {
     /// Sum of the negative log-likelihoods, in nats.
@@ -27,27 +70,35 @@ pub struct Loss {
 /// With a frozen head the gradient of the sum with respect to `hidden`, `(softmax(h W^T) - onehot) W`, is
 /// taken while the logits are there, so that no logit outlives its chunk and autodiff never sees the
 /// vocabulary: `surrogate = <hidden, that gradient * weight>`. A head that is itself trained (full
-/// fine-tuning) takes the plain path through autodiff. `weight`: `None` where no gradient is wanted.
+/// fine-tuning) takes the plain path through autodiff. `weight`: `None` where no gradient is wanted. `smoothing`: `None` for
+/// labels as they are.
 pub fn cross_entropy(
     hidden: &Tensor<2>,
     head: &Weight,
     targets: &[u32],
     weight: Option<f64>,
+    smoothing: Option<&Smoothing>,
 ) -> Loss {
     let device = hidden.device().inner();
     if let (Weight::Tensor(head), Some(weight)) = (head, weight)
         && head.is_tracked()
     {
-        return through_autodiff(hidden, head, targets, weight, &device);
+        let amount = smoothing.map_or(0.0, |s| s.amount);
+        return through_autodiff(hidden, head, targets, weight, amount, &device);
     }
     let values = hidden.clone().without_autodiff();
-    let (losses, gradient) = match (kernels(&device), head) {
+    let smoothed = smoothing.map(|s| s.correction(values.clone(), head, targets));
+    let (mut losses, mut gradient) = match (kernels(&device), head) {
         #[cfg(feature = "flex")]
         (Kernels::Host, Weight::Host(head)) => on_host(values, head, targets, weight),
         #[cfg(feature = "libtorch")]
         (Kernels::Torch, Weight::Tensor(head)) => on_torch(values, head, targets, weight),
         _ => composed(values, head, targets, weight),
     };
+    if let Some((added, of_added)) = smoothed {
+        losses.iter_mut().zip(added).for_each(|(l, a)| *l += a);
+        gradient = gradient.map(|g| g + of_added.mul_scalar(weight.unwrap_or(0.0)));
+    }
     Loss {
         sum: losses.into_iter().map(f64::from).sum(),
         count: targets.len(),
@@ -165,11 +216,17 @@ fn through_autodiff(
     head: &Tensor<2>,
     targets: &[u32],
     weight: f64,
+    smoothing: f64,
     device: &Device,
 ) -> Loss {
     let logits = hidden.clone().matmul(head.clone().transpose());
     let index = ids(targets, device).reshape([targets.len(), 1]);
-    let picked = activation::log_softmax(logits, 1).gather(1, index);
+    let log_probs = activation::log_softmax(logits, 1); // (N, V)
+    let mut picked = log_probs.clone().gather(1, index); // (N, 1)
+    if smoothing > 0.0 {
+        let mean = log_probs.mean_dim(1);
+        picked = picked.mul_scalar(1.0 - smoothing) + mean.mul_scalar(smoothing);
+    }
     let loss = picked.neg().sum();
     Loss {
         sum: read(loss.clone().without_autodiff().reshape([1, 1]))

@@ -1,5 +1,5 @@
 //! Linear projections of one input, with an adapter's low-rank updates: `y_p = x W_p^T + s (x A_p^T) B_p^T`, (N, in) -> (N, sum of
-//! out_p), the projections side by side (arXiv 2106.09685, section 4.1). Nothing of a weight's size is made.
+//! out_p), the projections side by side (arXiv 2106.09685, section 4.1), plus a bias. Nothing of a weight's size is made.
 
 use burn::backend::{Autodiff, Backend, DispatchKindConversion};
 use burn::tensor::{DispatchTensor, Tensor};
@@ -26,26 +26,45 @@ pub struct Update {
     pub mask: Option<Mask>,
 }
 
-/// The projections of `x` with their updates; `weights`: of all projections that read it.
-pub fn linear(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<2> {
+/// The projections of `x` with their updates; `weights`: of all projections that read it, `bias`: (1, sum of out_p).
+pub fn linear(
+    x: Tensor<2>,
+    weights: &[Weight],
+    bias: Option<Tensor<2>>,
+    updates: Vec<Update>,
+) -> Tensor<2> {
+    // A frozen bias is added where the products are still in the cache, and has no node of its own.
+    let is_frozen = bias.as_ref().is_none_or(|b| !b.is_autodiff());
     match kernels(&x.device()) {
         #[cfg(feature = "flex")]
         Kernels::Host => match matrices(weights) {
-            Some(matrices) => frozen(x, matrices, updates),
-            None if updates.is_empty() => trained(x, weights),
-            None => linear_composed(x, weights, updates),
+            Some(matrices) if is_frozen => frozen(x, matrices, bias, updates),
+            None if updates.is_empty() => plus(trained(x, weights), bias),
+            _ => linear_composed(x, weights, bias, updates),
         },
         #[cfg(feature = "libtorch")]
-        Kernels::Torch => match weights.iter().any(Weight::is_tracked) {
-            false => frozen_on_torch(x, weights, updates),
-            true => linear_composed(x, weights, updates),
+        Kernels::Torch => match is_frozen && !weights.iter().any(Weight::is_tracked) {
+            true => frozen_on_torch(x, weights, bias, updates),
+            false => linear_composed(x, weights, bias, updates),
         },
-        Kernels::Composed => linear_composed(x, weights, updates),
+        Kernels::Composed => linear_composed(x, weights, bias, updates),
+    }
+}
+
+fn plus(y: Tensor<2>, bias: Option<Tensor<2>>) -> Tensor<2> {
+    match bias {
+        Some(bias) => y + bias,
+        None => y,
     }
 }
 
 /// [`linear`] of burn's primitives.
-pub fn linear_composed(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<2> {
+pub fn linear_composed(
+    x: Tensor<2>,
+    weights: &[Weight],
+    bias: Option<Tensor<2>>,
+    updates: Vec<Update>,
+) -> Tensor<2> {
     let device = x.device().inner();
     let mut parts: Vec<Tensor<2>> = weights
         .iter()
@@ -60,10 +79,11 @@ pub fn linear_composed(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -
         let part = &mut parts[update.projection];
         *part = part.clone() + low.matmul(update.b.transpose());
     }
-    match parts.len() {
+    let y = match parts.len() {
         1 => parts.remove(0),
         _ => Tensor::cat(parts, 1),
-    }
+    };
+    plus(y, bias)
 }
 
 /// All of them, where all are in host memory.
@@ -116,13 +136,31 @@ where
 }
 
 #[cfg(feature = "flex")]
-fn frozen(x: Tensor<2>, weights: Vec<Matrix>, updates: Vec<Update>) -> Tensor<2> {
-    let op = |sites| FrozenLinear { weights, sites };
+fn frozen(
+    x: Tensor<2>,
+    weights: Vec<Matrix>,
+    bias: Option<Tensor<2>>,
+    updates: Vec<Update>,
+) -> Tensor<2> {
+    let bias = bias.map(|b| {
+        let bias = b.try_into_primitive::<burn::backend::Flex>();
+        host::dense(bias.expect("the model keeps its biases on its device"))
+    });
+    let op = |sites| FrozenLinear {
+        weights,
+        bias,
+        sites,
+    };
     with_updates::<burn::backend::Flex, _>(x, updates, op)
 }
 
 #[cfg(feature = "libtorch")]
-fn frozen_on_torch(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Tensor<2> {
+fn frozen_on_torch(
+    x: Tensor<2>,
+    weights: &[Weight],
+    bias: Option<Tensor<2>>,
+    updates: Vec<Update>,
+) -> Tensor<2> {
     use burn::backend::LibTorch;
     let tensor = |w: &Weight| match w {
         Weight::Tensor(t) => t.clone().try_into_primitive::<LibTorch>().ok(),
@@ -130,7 +168,15 @@ fn frozen_on_torch(x: Tensor<2>, weights: &[Weight], updates: Vec<Update>) -> Te
     };
     let tensors: Option<Vec<TchTensor>> = weights.iter().map(tensor).collect();
     let weights = tensors.expect("the model keeps its weights on its device");
-    let op = |sites| TorchLinear { weights, sites };
+    let bias = bias.map(|b| {
+        let bias = b.try_into_primitive::<LibTorch>();
+        bias.expect("the model keeps its biases on its device")
+    });
+    let op = |sites| TorchLinear {
+        weights,
+        bias,
+        sites,
+    };
     with_updates::<LibTorch, _>(x, updates, op)
 }
 
@@ -163,6 +209,8 @@ struct Site {
 #[derive(Debug, Clone)]
 struct FrozenLinear {
     weights: Vec<Matrix>,
+    /// (1, sum of out)
+    bias: Option<host::FlexTensor>,
     sites: Vec<Site>,
 }
 
@@ -229,6 +277,9 @@ mod frozen_linear {
             let masks = self.masks();
             let updates = self.updates(&tensors, &masks);
             let lows = linear::forward(host::slice(&x), n, &weights, &updates, &mut y);
+            if let Some(bias) = &self.bias {
+                linear::add_bias(&mut y, host::slice(bias));
+            }
             drop(updates);
             let saved = Saved {
                 x: (!self.sites.is_empty()).then_some(x),
@@ -345,6 +396,8 @@ impl<const N: usize> bridge::Operation<burn::backend::Flex, N> for TrainedLinear
 #[derive(Debug, Clone)]
 struct TorchLinear {
     weights: Vec<TchTensor>,
+    /// (1, sum of out)
+    bias: Option<TchTensor>,
     sites: Vec<Site>,
 }
 
@@ -424,6 +477,10 @@ mod torch_linear {
             let masks = self.masks(&x.tensor);
             let updates = self.updates(&tensors, &masks);
             let (y, lows) = torch::linear::forward(&x.tensor, &self.joined(), &updates);
+            let y = match &self.bias {
+                Some(bias) => y + &bias.tensor,
+                None => y,
+            };
             drop(updates);
             let saved = Saved {
                 x: (!self.sites.is_empty()).then_some(x),

@@ -27,7 +27,7 @@ pub mod torch;
 pub use activation::{gelu, gelu_composed, swiglu, swiglu_composed};
 pub use attention::{attention, attention_composed, cached_attention};
 pub(crate) use cross_entropy::read;
-pub use cross_entropy::{Loss, argmax, cross_entropy, log_likelihoods};
+pub use cross_entropy::{Loss, Smoothing, argmax, cross_entropy, log_likelihoods};
 pub use linear::{Update, linear, linear_composed};
 pub use norm::{layer_norm, layer_norm_composed, rms_norm, rms_norm_composed};
 pub use rope::{Rotary, rope, rope_composed};

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
-use sharelora_model::{Llama, LlamaConfig, ModelError, Storage};
+use sharelora_model::{Model, ModelConfig, ModelError, Storage};
 
 pub const VOCABULARY: usize = 61;
 
@@ -34,8 +34,8 @@ pub fn config_json(change: impl FnOnce(&mut Value)) -> String {
     json.to_string()
 }
 
-pub fn config() -> LlamaConfig {
-    LlamaConfig::from_json(&config_json(|_| ())).unwrap()
+pub fn config() -> ModelConfig {
+    ModelConfig::from_json(&config_json(|_| ())).unwrap()
 }
 
 pub fn random(n: usize, seed: u64) -> Vec<f32> {
@@ -59,13 +59,13 @@ pub fn weight(name: &str, [rows, columns]: [usize; 2]) -> Vec<f32> {
     }
 }
 
-pub fn build(config: LlamaConfig) -> Llama {
+pub fn build(config: ModelConfig) -> Model {
     let read = |name: &str, shape| Ok::<_, ModelError>(weight(name, shape));
-    Llama::build(config, Storage::F32, &Device::flex(), read).unwrap()
+    Model::build(config, Storage::F32, &Device::flex(), read).unwrap()
 }
 
 /// An adapter on every projection with random `A` and `B`.
-pub fn bank(model: &Llama, method: &str) -> Bank {
+pub fn bank(model: &Model, method: &str) -> Bank {
     let config = AdapterConfig {
         rank: 3,
         alpha: 3.0,

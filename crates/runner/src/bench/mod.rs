@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sharelora_hub::{Progress, Source};
 use sharelora_model::weights::{Checkpoint, gguf_llama_config};
-use sharelora_model::{Llama, LlamaConfig, Storage};
+use sharelora_model::{Model, ModelConfig, Storage};
 use sharelora_report::{Cell, Column, Format, Table};
 use sharelora_tasks::{DatasetSpec, Encoder, Rows, Split, load_split};
 
@@ -99,7 +99,7 @@ impl ModelArguments {
 impl ModelFiles {
     /// # Errors
     /// A configuration that is missing, malformed, or not one that this program can compute.
-    pub fn config(&self) -> Result<LlamaConfig> {
+    pub fn config(&self) -> Result<ModelConfig> {
         let Some(path) = &self.config else {
             let checkpoint = Checkpoint::open(&self.weights)?;
             if !checkpoint.is_gguf() {
@@ -110,16 +110,16 @@ impl ModelFiles {
                 return Err(AbsentError(text).into());
             }
             let config = gguf_llama_config(&checkpoint)?;
-            return LlamaConfig::from_json(&config.to_string()).with_context(|| self.names());
+            return ModelConfig::from_json(&config.to_string()).with_context(|| self.names());
         };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        LlamaConfig::from_json(&text).with_context(|| path.display().to_string())
+        ModelConfig::from_json(&text).with_context(|| path.display().to_string())
     }
 
     /// # Errors
     /// A tokenizer that is missing or malformed, or a configuration without an end-of-text token.
-    pub fn encoder(&self, config: &LlamaConfig) -> Result<Encoder> {
+    pub fn encoder(&self, config: &ModelConfig) -> Result<Encoder> {
         let Some(path) = &self.tokenizer else {
             let text = format!(
                 "no tokenizer.json beside {}: name it with --tokenizer",
@@ -134,17 +134,17 @@ impl ModelFiles {
                 self.names()
             );
         };
-        Ok(Encoder::from_file(path, config.bos_token_id, eos)?)
+        Ok(Encoder::from_file(path, config.bos_token_id(), eos)?)
     }
 
     /// The model on `device`, its weights kept as `dtype` (one of [`DTYPES`]) says.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn load(&self, dtype: &str, device: &Device) -> Result<Llama> {
+    pub fn load(&self, dtype: &str, device: &Device) -> Result<Model> {
         let checkpoint = Checkpoint::open(&self.weights)?;
         let storage = storage(dtype)?;
-        Llama::load(self.config()?, &checkpoint, storage, device).with_context(|| self.names())
+        Model::load(self.config()?, &checkpoint, storage, device).with_context(|| self.names())
     }
 
     fn names(&self) -> String {

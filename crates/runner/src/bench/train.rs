@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
-use sharelora_model::LlamaConfig;
+use sharelora_model::ModelConfig;
 use sharelora_tasks::{Encoded, Encoder};
 
 use crate::bench::{self, DTYPES, ModelArguments, rounded};
@@ -124,17 +124,14 @@ pub fn train(arguments: &TrainArguments, context: &Context) -> Result<Training> 
         }
     };
 
-    let mut learner = Learner {
-        model: files.load(&arguments.dtype, &device)?,
-        bank: Some(Bank::init(layout.clone(), 0, &device)),
-    };
+    let bank = Bank::init(layout.clone(), 0, &device);
+    let mut learner = Learner::new(files.load(&arguments.dtype, &device)?, Some(bank));
     let options = AdamWOptions {
         betas: [0.9, 0.999],
         epsilon: 1e-8,
         weight_decay: 0.0,
     };
-    let matrices = learner.matrices().len();
-    let mut optimizer = Optimizer::new(options, matrices);
+    let mut optimizer = Optimizer::new(options, learner.decays());
     let running = Running {
         padded: arguments.padded,
         gradient_checkpointing: arguments.gradient_checkpointing,
@@ -216,12 +213,12 @@ fn targets(names: &[String]) -> Vec<String> {
 }
 
 /// Random sequences, a label at every token but the first: one list of rows a step.
-fn dense(config: &LlamaConfig, arguments: &TrainArguments) -> Result<Vec<Vec<Encoded>>> {
-    let ids = FIRST_ID..u32::try_from(config.vocab_size).unwrap_or(u32::MAX);
+fn dense(config: &ModelConfig, arguments: &TrainArguments) -> Result<Vec<Vec<Encoded>>> {
+    let ids = FIRST_ID..u32::try_from(config.vocab_size()).unwrap_or(u32::MAX);
     if ids.is_empty() {
         bail!(
             "a vocabulary of {} has no ids for random batches",
-            config.vocab_size
+            config.vocab_size()
         );
     }
     let mut rng = ChaCha8Rng::seed_from_u64(0);
@@ -229,7 +226,7 @@ fn dense(config: &LlamaConfig, arguments: &TrainArguments) -> Result<Vec<Vec<Enc
         ids: (0..arguments.seq)
             .map(|_| rng.random_range(ids.clone()))
             .collect(),
-        prompt_len: 0,
+        ..Encoded::default()
     };
     Ok((0..arguments.steps)
         .map(|_| (0..arguments.batch).map(|_| row()).collect())
@@ -245,7 +242,11 @@ fn real(rows: &[(String, String)], encoder: &Encoder, batch: usize) -> Result<Ve
             let prompt_len = ids.len();
             ids.extend(encoder.encode(&format!(" {answer}"), false)?);
             ids.push(encoder.eos_id());
-            Ok(Encoded { ids, prompt_len })
+            Ok(Encoded {
+                ids,
+                prompt_len,
+                ..Encoded::default()
+            })
         })
         .collect::<Result<Vec<_>>>()
         .context("a row cannot be encoded")?;
@@ -255,13 +256,14 @@ fn real(rows: &[(String, String)], encoder: &Encoder, batch: usize) -> Result<Ve
 /// 10^9 floating-point operations of one step's products of activations with frozen weights: `2 P` a token and pass, of
 /// which there are two, forward and the gradient of the activations; `P` counts the weights of the linear layers and
 /// of the head. Attention, the adapter and what is not a product come on top.
-fn product_gflop(config: &LlamaConfig, tokens: usize) -> f64 {
+fn product_gflop(config: &ModelConfig, tokens: usize) -> f64 {
     let linear: usize = config
         .sites()
         .iter()
+        .filter(|site| site.part.is_none())
         .map(|site| site.in_features * site.out_features)
         .sum();
-    let head = config.vocab_size * config.hidden_size;
+    let head = config.vocab_size() * config.hidden_size();
     4.0 * tokens as f64 * (linear + head) as f64 / 1e9
 }
 
@@ -275,7 +277,7 @@ mod tests {
     fn operations_of_a_step() {
         let config = r#"{"model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 16,
             "num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": true}"#;
-        let config = LlamaConfig::from_json(config).unwrap();
+        let config = ModelConfig::from_json(config).unwrap();
         let expected = 4.0 * 5.0 * (2 * (4 * 64 + 3 * 128) + 80) as f64 / 1e9;
         assert!((product_gflop(&config, 5) - expected).abs() < 1e-15);
     }

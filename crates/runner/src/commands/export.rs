@@ -5,17 +5,18 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use sharelora_adapters::{PeftInfo, export_peft, load_native, save_native};
-use sharelora_hub::Source;
+use sharelora_hub::{Progress, Source};
 
 use crate::cli::ExportFormat;
 use crate::error::{AbsentError, UsageError};
 use crate::store::{ADAPTER_FILE, read_run};
+use crate::{Context, base};
 
 /// Writes the adapter of the run in `dir` into the folder `out`.
 ///
 /// # Errors
 /// `dir` is no run's folder, or the run has no adapter.
-pub fn export(dir: &Path, format: ExportFormat, out: &Path) -> Result<u8> {
+pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -> Result<u8> {
     if !dir.join("run.json").is_file() {
         return Err(AbsentError(format!(
             "{}: no run.json: name a folder of results/EXPERIMENT",
@@ -42,22 +43,29 @@ pub fn export(dir: &Path, format: ExportFormat, out: &Path) -> Result<u8> {
         ))
         .into());
     }
-    let bank = load_native(&file, &Device::flex())?;
+    let (bank, modules) = load_native(&file, &Device::flex())?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     match format {
         ExportFormat::Peft => {
-            let base = match &run.model.config {
+            let name = match &run.model.config {
                 Source::Hf { repo, .. } => repo.clone(),
                 _ => run.model.name.clone(),
             };
-            let info = PeftInfo {
-                task_type: "CAUSAL_LM".into(),
-                base_model_name_or_path: base,
-                fan_in_fan_out: false,
+            // Which modules there are, and how they keep their weights, is the configuration's to say.
+            let config = base::config(&run.model, &context.hub, Progress::Quiet)?;
+            let task_type = match modules.is_empty() {
+                true => "CAUSAL_LM",
+                false => "SEQ_CLS",
             };
-            export_peft(&bank, &info, out)?;
+            let info = PeftInfo {
+                task_type: task_type.into(),
+                base_model_name_or_path: name,
+                fan_in_fan_out: config.fan_in_fan_out(),
+                modules: config.modules(),
+            };
+            export_peft(&bank, &modules, &info, out)?;
         }
-        ExportFormat::Native => save_native(&bank, &out.join(ADAPTER_FILE))?,
+        ExportFormat::Native => save_native(&bank, &modules, &out.join(ADAPTER_FILE))?,
     }
     super::print(&out.display().to_string())?;
     Ok(0)

@@ -5,33 +5,50 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use sharelora_hub::{Progress, Source};
-use sharelora_model::llama::LlamaConfig;
+use sharelora_model::ModelConfig;
 use sharelora_report::number::thousands;
 use sharelora_report::{Cell, Column, Format, Table};
 
 use crate::batch::Fill;
 use crate::cli::Named;
+use crate::error::AbsentError;
 use crate::estimate::{Estimate, bytes, estimate, weight_bytes};
 use crate::experiment::TrainSpec;
 use crate::store::State;
 use crate::sweep::{Folders, as_lora};
 use crate::{Context, ResolvedRun, Store};
 
-/// The configurations of `runs`' models, fetched where they are not here.
+/// The configurations of `runs`' models, fetched where they are not here. What cannot be had is asked for once: without
+/// a network each try costs many seconds.
 #[derive(Default)]
-struct Configs(BTreeMap<String, LlamaConfig>);
+struct Configs {
+    read: BTreeMap<String, ModelConfig>,
+    absent: BTreeMap<String, String>,
+}
 
 impl Configs {
-    fn get(&mut self, context: &Context, source: &Source) -> Result<&LlamaConfig> {
+    fn get(&mut self, context: &Context, source: &Source) -> Result<&ModelConfig> {
         let key = source.to_string();
-        if !self.0.contains_key(&key) {
-            let path = context.hub.fetch(source, None, Progress::Quiet)?.path;
+        if let Some(reason) = self.absent.get(&key) {
+            return Err(AbsentError(reason.clone()).into());
+        }
+        if !self.read.contains_key(&key) {
+            let path = match context.hub.fetch(source, None, Progress::Quiet) {
+                Ok(file) => file.path,
+                Err(e) => {
+                    let e = anyhow::Error::from(e);
+                    if crate::error::exit_code(&e) == crate::error::ABSENT {
+                        self.absent.insert(key, format!("{e:#}"));
+                    }
+                    return Err(e);
+                }
+            };
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            let config = LlamaConfig::from_json(&text).with_context(|| source.to_string())?;
-            self.0.insert(key.clone(), config);
+            let config = ModelConfig::from_json(&text).with_context(|| source.to_string())?;
+            self.read.insert(key.clone(), config);
         }
-        self.0
+        self.read
             .get(&key)
             .context("a configuration that was just read is gone")
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use sharelora_model::LlamaConfig;
+use sharelora_model::ModelConfig;
 use sharelora_model::weights::{TensorDtype, write_safetensors};
 use sharelora_tasks::corpus::pretraining_text;
 use sharelora_tasks::train_pocket_tokenizer;
@@ -121,18 +121,17 @@ impl Project {
         );
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let weights: Vec<(String, Vec<usize>, Vec<f32>)> =
-            LlamaConfig::from_json(&config().to_string())
+            ModelConfig::from_json(&config().to_string())
                 .unwrap()
                 .weights()
                 .into_iter()
-                .map(|(name, [rows, columns])| {
-                    let values = weight(&mut rng, &name, [rows, columns]);
-                    let shape = if name.contains("norm") {
-                        vec![columns]
-                    } else {
-                        vec![rows, columns]
+                .map(|w| {
+                    let values = weight(&mut rng, &w.name, w.shape);
+                    let shape = match w.shape {
+                        [1, columns] => vec![columns],
+                        shape => shape.to_vec(),
                     };
-                    (name, shape, values)
+                    (w.name, shape, values)
                 })
                 .collect();
         let path = project.path("models/tiny/model.safetensors");

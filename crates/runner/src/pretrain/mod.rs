@@ -1,0 +1,163 @@
+//! The pocket models: a small LLaMA, RoBERTa and GPT-2, their tokenizers and their text, all made here and from a seed.
+//!
+//! `models/pocket*` hold what `sharelora pretrain-pocket` wrote; the same seed and backend write the same bytes.
+
+mod initial;
+mod recipe;
+mod rows;
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use burn::tensor::{Int, Tensor, TensorData};
+use clap::ValueEnum;
+use sharelora_model::weights::{TensorDtype, write_safetensors};
+use sharelora_model::{Input, Loss, Model, ModelConfig, cross_entropy};
+use sharelora_tasks::Encoder;
+
+use crate::Context;
+use crate::device::device;
+use crate::experiment::Schedule;
+use crate::optimizer::{AdamWOptions, Optimizer};
+use crate::progress::Progress;
+use crate::schedule::learning_rate;
+use crate::store::write_atomic;
+use recipe::Recipe;
+use rows::Row;
+
+const SEED: u64 = 20240616;
+const WARMUP: usize = 100;
+/// Sequences that are measured and never trained on.
+const HELD_OUT: usize = 64;
+
+/// A pocket model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pocket {
+    /// models/pocket, for the quickstart
+    Llama,
+    /// models/pocket-roberta, an encoder for tasks with labels
+    Roberta,
+    /// models/pocket-gpt2
+    Gpt2,
+}
+
+/// Pretrains a pocket model, or all of them, and writes configuration, tokenizer and weights (bf16) of each.
+///
+/// # Errors
+/// Writing failed.
+pub fn pretrain_pocket(context: &Context, which: Option<Pocket>) -> Result<()> {
+    let all = Pocket::value_variants();
+    for pocket in all.iter().filter(|p| which.is_none_or(|w| w == **p)) {
+        pretrain(context, &Recipe::of(*pocket)?)?;
+    }
+    Ok(())
+}
+
+fn pretrain(context: &Context, recipe: &Recipe) -> Result<()> {
+    let mut recipe = recipe.clone(); // TMP
+    let env = |k: &str| std::env::var(k).ok().map(|v| v.parse::<f64>().unwrap()); // TMP
+    if let Some(v) = env("PG_LR") {
+        recipe.learning_rate = v;
+    } // TMP
+    if let Some(v) = env("PG_STEPS") {
+        recipe.steps = v as usize;
+    } // TMP
+    if let Some(v) = env("PG_BATCH") {
+        recipe.batch = v as usize;
+    } // TMP
+    if let Some(v) = env("PG_LEN") {
+        recipe.length = v as usize;
+    } // TMP
+    let recipe = &recipe; // TMP
+    let config = ModelConfig::from_json(&recipe.config)?;
+    let eos = config.eos_token_ids().first().copied().unwrap_or(0);
+    let encoder = Encoder::from_bytes(recipe.tokenizer.as_bytes(), config.bos_token_id(), eos)?;
+    let sequences = rows::rows(recipe, &encoder, HELD_OUT + recipe.steps * recipe.batch)?;
+    let (held_out, train) = sequences.split_at(HELD_OUT);
+
+    let mut model = initial::model(config, &device(&context.backend)?)?;
+    let options = AdamWOptions {
+        betas: [0.9, 0.95],
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+    };
+    let mut optimizer = Optimizer::new(options, vec![true; model.weights_mut().len()]);
+    let mut progress = Progress::new(recipe.folder, recipe.steps as u64, context.quiet);
+    let begun = Instant::now();
+    for (step, rows) in train.chunks_exact(recipe.batch).enumerate() {
+        let (rate, steps) = (recipe.learning_rate, recipe.steps);
+        let rate = learning_rate(Schedule::Cosine, rate, WARMUP, steps, step);
+        let loss = update(&mut model, &mut optimizer, rate, rows);
+        progress.set(step as u64 + 1, &format!("loss {loss:.4}"));
+    }
+    let batches = held_out.chunks(recipe.batch);
+    let loss: f64 = batches.map(|rows| loss(&model, rows, None).sum).sum();
+    progress.finish(&format!(
+        "{} parameters, {} steps in {:.0} s, held-out loss {:.4}",
+        model.config.parameters(),
+        recipe.steps,
+        begun.elapsed().as_secs_f64(),
+        loss / targets(held_out) as f64
+    ));
+    write(context, recipe, &model)
+}
+
+/// One step of the optimizer on the mean loss of all targets, which is returned.
+fn update(model: &mut Model, optimizer: &mut Optimizer, rate: f64, rows: &[Row]) -> f64 {
+    let mut tracked = model.clone();
+    for weight in tracked.weights_mut() {
+        *weight = weight.clone().without_autodiff().autodiff().require_grad();
+    }
+    let share = 1.0 / targets(rows).max(1) as f64;
+    let loss = loss(&tracked, rows, Some(share));
+    if let Some(surrogate) = loss.surrogate {
+        let mut gradients = surrogate.backward();
+        let weights = model.weights_mut().into_iter().zip(tracked.weights_mut());
+        for (i, (weight, tracked)) in weights.enumerate() {
+            if let Some(gradient) = tracked.grad_remove(&mut gradients) {
+                *weight = optimizer.step(i, rate, weight.clone(), gradient);
+            }
+        }
+    }
+    loss.sum * share
+}
+
+/// The loss of the rows' targets, whose scores are the hidden states' products with the word embeddings.
+fn loss(model: &Model, rows: &[Row], weight: Option<f64>) -> Loss {
+    let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
+    let input = Input::packed(&ids);
+    let mut places = Vec::new();
+    let mut targets = Vec::new();
+    for (span, row) in input.spans.iter().zip(rows) {
+        places.extend(row.places.iter().map(|place| (span.start + place) as i64));
+        targets.extend(&row.targets);
+    }
+    let places = TensorData::new(places, [targets.len()]);
+    let places = Tensor::<1, Int>::from_data(places, model.device());
+    let hidden = model.hidden(&input, None, None).select(0, places); // (targets, C)
+    cross_entropy(&hidden, model.embedding(), &targets, weight, None)
+}
+
+fn targets(rows: &[Row]) -> usize {
+    rows.iter().map(|row| row.targets.len()).sum()
+}
+
+fn write(context: &Context, recipe: &Recipe, model: &Model) -> Result<()> {
+    let folder = context.root.join("models").join(recipe.folder);
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    let weights = folder.join("model.safetensors");
+    write_safetensors(
+        &weights,
+        &model.values(),
+        TensorDtype::BF16,
+        &Default::default(),
+    )?;
+    for (file, text) in [
+        ("config.json", &recipe.config),
+        ("tokenizer.json", &recipe.tokenizer),
+    ] {
+        write_atomic(&folder.join(file), format!("{text}\n").as_bytes())?;
+    }
+    Ok(())
+}

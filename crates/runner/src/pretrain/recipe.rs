@@ -1,0 +1,136 @@
+//! What distinguishes the pocket models: architecture, tokenizer, objective and length of training.
+
+use anyhow::{Result, anyhow};
+use serde_json::json;
+use sharelora_tasks::corpus::pretraining_text;
+use sharelora_tasks::{train_pocket_roberta_tokenizer, train_pocket_tokenizer};
+
+use super::{Pocket, SEED};
+
+const VOCABULARY: usize = 768;
+/// Documents that a tokenizer is trained on.
+const TOKENIZER_TEXTS: usize = 4000;
+
+/// What is learnt of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// Each token from those before it.
+    Causal,
+    /// Hidden tokens from all others.
+    Masked,
+}
+
+/// How a pocket model is made.
+#[derive(Clone)] // TMP
+pub struct Recipe {
+    /// In `models`.
+    pub folder: &'static str,
+    /// The text of `config.json`.
+    pub config: String,
+    /// The text of `tokenizer.json`.
+    pub tokenizer: String,
+    pub objective: Objective,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Sequences of an optimizer step.
+    pub batch: usize,
+    pub steps: usize,
+    pub learning_rate: f64,
+}
+
+impl Recipe {
+    /// # Errors
+    /// The tokenizer could not be trained.
+    pub fn of(pocket: Pocket) -> Result<Self> {
+        let texts = pretraining_text(SEED, TOKENIZER_TEXTS);
+        let tokenizer = match pocket {
+            Pocket::Roberta => train_pocket_roberta_tokenizer(texts, VOCABULARY)?,
+            Pocket::Llama | Pocket::Gpt2 => train_pocket_tokenizer(texts, VOCABULARY)?,
+        };
+        let tokenizer = tokenizer
+            .to_string(true)
+            .map_err(|e| anyhow!("cannot write the tokenizer: {e}"))?;
+        let config = |value| serde_json::to_string_pretty(&value);
+        Ok(match pocket {
+            Pocket::Llama => Recipe {
+                folder: "pocket",
+                config: config(json!({
+                    "architectures": ["LlamaForCausalLM"],
+                    "model_type": "llama",
+                    "vocab_size": VOCABULARY,
+                    "hidden_size": 128,
+                    "intermediate_size": 352,
+                    "num_hidden_layers": 5,
+                    "num_attention_heads": 4,
+                    "num_key_value_heads": 2,
+                    "max_position_embeddings": 512,
+                    "rms_norm_eps": 1e-5,
+                    "rope_theta": 10000.0,
+                    "hidden_act": "silu",
+                    "tie_word_embeddings": true,
+                    "bos_token_id": null,
+                    "eos_token_id": 0,
+                    "pad_token_id": 0,
+                }))?,
+                tokenizer,
+                objective: Objective::Causal,
+                length: 129,
+                batch: 16,
+                steps: 1500,
+                learning_rate: 4e-3,
+            },
+            Pocket::Roberta => Recipe {
+                folder: "pocket-roberta",
+                config: config(json!({
+                    "architectures": ["RobertaForMaskedLM"],
+                    "model_type": "roberta",
+                    "vocab_size": VOCABULARY,
+                    "hidden_size": 128,
+                    "intermediate_size": 512,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 4,
+                    // Positions are counted from `pad_token_id` + 1.
+                    "max_position_embeddings": 130,
+                    "type_vocab_size": 1,
+                    "layer_norm_eps": 1e-5,
+                    "hidden_act": "gelu",
+                    "position_embedding_type": "absolute",
+                    "tie_word_embeddings": true,
+                    "bos_token_id": 0,
+                    "eos_token_id": 2,
+                    "pad_token_id": 1,
+                }))?,
+                tokenizer,
+                objective: Objective::Masked,
+                length: 128,
+                batch: 16,
+                steps: 1500,
+                learning_rate: 2e-3,
+            },
+            Pocket::Gpt2 => Recipe {
+                folder: "pocket-gpt2",
+                config: config(json!({
+                    "architectures": ["GPT2LMHeadModel"],
+                    "model_type": "gpt2",
+                    "vocab_size": VOCABULARY,
+                    "n_embd": 128,
+                    "n_layer": 4,
+                    "n_head": 4,
+                    "n_positions": 256,
+                    "layer_norm_epsilon": 1e-5,
+                    "activation_function": "gelu_new",
+                    "tie_word_embeddings": true,
+                    "bos_token_id": 0,
+                    "eos_token_id": 0,
+                }))?,
+                tokenizer,
+                objective: Objective::Causal,
+                // Every position is learnt.
+                length: 256,
+                batch: 8,
+                steps: 1500,
+                learning_rate: 2e-3,
+            },
+        })
+    }
+}
