@@ -6,7 +6,8 @@ pycocoevalcap==1.2, in folders of the same names. It needs Java (17 here) and, w
 
     pip install future==1.0.0 numpy==2.4.6 matplotlib==3.11.2 scikit-image==0.26.0
 
-The fixture: scores of the texts that lie in the folder, and the words of each line of `words.txt`.
+The fixture: the scores of the texts that lie in the folder, and the words of each text of its `words.jsonl`. A new text
+there needs no more than `{"text": "..."}`.
 
     python scripts/e2e_reference.py fixtures TOOL crates/metrics/tests/fixtures/e2e
 
@@ -76,8 +77,8 @@ def words(tool: Path, lines: list[str]) -> list[dict]:
     return [
         {
             "text": line,
-            "mteval": [word.lower() for word in mteval.tokenize(line)],
-            "treebank": treebank[2 * i][0].split(" ") if treebank[2 * i][0] else [],
+            "mteval": " ".join(mteval.tokenize(line)).lower(),
+            "treebank": treebank[2 * i][0],
         }
         for i, line in enumerate(lines)
     ]
@@ -91,9 +92,10 @@ def fixtures(tool: Path, folder: Path) -> None:
     }
     found = {name: scores(tool, folder / references, folder / system) for name, (references, system) in pairs.items()}
     (folder / "scores.json").write_text(json.dumps(found, indent=2) + "\n")
-    lines = (folder / "words.txt").read_text(encoding="utf-8").split("\n")
-    cut = [json.dumps(case, ensure_ascii=False) for case in words(tool, [line for line in lines if line])]
-    (folder / "words.jsonl").write_text("\n".join(cut) + "\n", encoding="utf-8")
+    cases = folder / "words.jsonl"
+    lines = [json.loads(line)["text"] for line in cases.read_text(encoding="utf-8").split("\n") if line]
+    cut = [json.dumps(case, ensure_ascii=False) + "\n" for case in words(tool, lines)]
+    cases.write_text("".join(cut), encoding="utf-8")
 
 
 def compare_time(tool: Path, references: Path, system: Path, ours: list[str]) -> None:

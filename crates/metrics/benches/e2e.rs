@@ -1,4 +1,4 @@
-//! BLEU, NIST, ROUGE-L and CIDEr at the size of E2E's validation set: 547 segments, 8.5 references of 22 words each.
+//! BLEU, NIST, ROUGE-L and CIDEr at the size of E2E's validation set (547 segments), on made-up text.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sharelora_metrics::e2e::{Corpus, Scores, scores, statistics};

@@ -1,5 +1,5 @@
-//! Scores a system's output: `cargo run --release -p sharelora-metrics --example e2e -- SYSTEM REFERENCES [FOLDER]`, where
-//! FOLDER is that of METEOR's program.
+//! Scores a system's output: `cargo run --release -p sharelora-metrics --example e2e -- SYSTEM REFERENCES [FOLDER]`.
+//! METEOR is among them where FOLDER, that of METEOR's program, is given.
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The scores of the E2E challenge against those of its official tool, against hand-computed values, and what bad input says.
+//! The scores of the E2E challenge against those of its official tool and against hand-computed values; bad input.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -364,8 +364,8 @@ fn bad_files_are_told_by_name_and_line() {
     );
     assert_eq!(
         error(out, ("ref.csv", "a,b\n1,2\n")),
-        "ref.csv: exactly one column whose header begins with one of mr, src, source, meaning, da, dialog act, dialogue act is \
-         needed, there are a, b"
+        "ref.csv: exactly one column whose header begins with one of mr, src, source, meaning, da, dialog act, \
+         dialogue act is needed, there are a, b"
     );
     assert_eq!(
         error(

@@ -54,6 +54,7 @@ impl WeightSpec {
 }
 
 /// The configuration of a model of any architecture that is built.
+#[allow(clippy::large_enum_variant, reason = "there is one for each model")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelConfig {
     Llama(LlamaConfig),

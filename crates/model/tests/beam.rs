@@ -115,7 +115,11 @@ fn batches_give_what_each_prompt_gives_alone() {
 fn nothing_to_continue_is_an_empty_answer() {
     let model = build(config());
     let rows = [Vec::new(), prompts(&[4]).remove(0)];
-    let answers = beam_search(&model, None, &slices(&rows), &options(Rules::Lora), |_| {});
+    let endless = BeamOptions {
+        eos: Vec::new(),
+        ..options(Rules::Lora)
+    };
+    let answers = beam_search(&model, None, &slices(&rows), &endless, |_| {});
     assert!(answers[0].is_empty() && !answers[1].is_empty());
     let none = BeamOptions {
         max_new_tokens: 0,

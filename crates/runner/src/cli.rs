@@ -122,7 +122,7 @@ enum Command {
     },
     /// Grade saved answers again
     #[command(
-        after_help = "Examples:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl --task pocket\n  \
+        after_help = "Example:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl --task pocket\n  \
                       sharelora score e2e --system output.txt --references references.txt"
     )]
     Score {
@@ -136,12 +136,8 @@ enum Command {
         #[arg(long, value_name = "FILE", requires = "system")]
         references: Option<PathBuf>,
         /// Task whose grader is used
-        #[arg(
-            long,
-            required_unless_present = "system",
-            default_value_if("system", clap::builder::ArgPredicate::IsPresent, "e2e")
-        )]
-        task: String,
+        #[arg(long, required_unless_present = "system")]
+        task: Option<String>,
         /// Variant of the task [default: the task's first]
         #[arg(long)]
         variant: Option<String>,
@@ -268,11 +264,13 @@ fn dispatch(cli: Cli) -> Result<u8> {
                 (Some(system), Some(references)) if samples.as_os_str() == "e2e" => {
                     commands::score_texts(&context, &system, &references)
                 }
-                (Some(_), _) => {
+                (None, None) => {
+                    commands::score(&context, &samples, &task.unwrap_or_default(), variant)
+                }
+                _ => {
                     let text = "--system and --references go with `score e2e`";
                     Err(UsageError(text.into()).into())
                 }
-                _ => commands::score(&context, &samples, &task, variant),
             }
         }
         Command::Export { run, format, out } => {

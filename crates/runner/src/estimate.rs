@@ -132,15 +132,20 @@ pub fn estimate(
     };
     let (activations, logits) = match &run.train {
         Some(train) => {
+            // A text with a label has no answer behind it.
+            let length = match labels {
+                Some(_) => data::text_length(train, config),
+                None => train.max_length(),
+            };
             let tokens = match train.fill() {
-                Fill::Examples(size) => wide(size) * wide(train.max_length()),
+                Fill::Examples(size) => wide(size) * wide(length),
                 Fill::Tokens(budget) => wide(budget),
             };
             let layers = wide(config.layers()).max(1);
             let hidden = wide(config.hidden_size());
             let layer = match &layout {
                 Some(layout) => beside_adapter(config, layout),
-                None => trained(config, train.max_length()),
+                None => trained(config, length),
             };
             let kept = if train.gradient_checkpointing {
                 layers * hidden + layer

@@ -41,8 +41,8 @@ pub enum Kind {
     Functions,
     /// A sentence of the pretraining text (1), or one with two neighbouring words swapped (0); columns `sentence`, `label`.
     Sentences,
-    /// Two sentences that say the same in other words (1), or that differ in one attribute (0); columns `sentence1`,
-    /// `sentence2`, `label`.
+    /// The list of attributes of a description and its sentence (1), or that of a description that differs in all of them (0);
+    /// columns `sentence1`, `sentence2`, `label`.
     Paraphrases,
     /// The same with any number of attributes alike: `label` is 5 times their share.
     Similarities,
@@ -587,8 +587,8 @@ mod tests {
                 "c3a154f3c5b3fa43",
                 "e2c35df33556979c",
                 "828f83eaf7418aac",
-                "57da5f9f3b9b3181",
-                "a990596be393dbe8"
+                "f5596fe12c49478d",
+                "8d8a9d55e338ed91"
             ]
         );
         let text: Vec<String> = pretraining_text(7, 50).collect();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{DatasetSpec, Format};
+use crate::dataset::DatasetSpec;
 use crate::table::{self, Rows};
 use crate::{Example, Target};
 

@@ -1,17 +1,17 @@
 //! BLEU with up to four words and the closest reference length.
 //!
 //! Source: Papineni et al. 2002; `BLEUScore` in e2e-metrics' `metrics/pymteval.py`, which this follows to the letter: a
-//! text of fewer than n words has a *negative* number of n-grams, so that a corpus with very short outputs can score more
-//! than 1; and no match at all is 1e-15 matches.
+//! text of fewer than n - 1 words has a *negative* number of n-grams, so that a corpus with many very short outputs can
+//! score more than 1; and no match at all is 1e-15 matches.
 
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
 use super::Segment;
-use super::ngrams::{Words, matches};
+use super::ngrams::Ngrams;
 
-const ORDER: usize = 4;
+const LONGEST: usize = 4;
 /// In place of no matches.
 const TINY: f64 = 1e-15;
 /// In place of no n-grams.
@@ -20,20 +20,20 @@ const SMALL: f64 = 1e-9;
 /// N-grams of one segment or of several, by length 1 to 4.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    matches: [u32; ORDER],
-    ngrams: [i64; ORDER],
+    matches: [usize; LONGEST],
+    ngrams: [i64; LONGEST],
     /// Words of the reference whose length is closest to the system's, the shorter of two.
     reference: usize,
 }
 
 impl Counts {
-    pub(super) fn of(segment: &Segment<Words>) -> Self {
+    /// From the matched n-grams of each length.
+    pub(super) fn new(segment: &Segment<Ngrams>, matches: &[Vec<(u32, usize)>]) -> Self {
         let length = segment.system.len();
-        let references = segment.references.iter().map(Vec::len);
+        let references = segment.references.iter().map(Ngrams::len);
         let closest = references.min_by_key(|reference| (reference.abs_diff(length), *reference));
-        let matched = |n| matches(segment, n).iter().map(|(_, times)| times).sum();
         Self {
-            matches: std::array::from_fn(|i| matched(i + 1)),
+            matches: std::array::from_fn(|i| matches[i].iter().map(|(_, times)| times).sum()),
             ngrams: std::array::from_fn(|i| length as i64 - i as i64),
             reference: closest.unwrap_or(0),
         }
@@ -48,15 +48,15 @@ impl Counts {
             .iter()
             .zip(self.ngrams)
             .map(|(&matches, ngrams)| {
-                (f64::from(matches).max(TINY) / (ngrams as f64).max(SMALL)).ln()
+                ((matches as f64).max(TINY) / (ngrams as f64).max(SMALL)).ln()
             });
-        (brevity + precisions.sum::<f64>() / ORDER as f64).exp()
+        (brevity + precisions.sum::<f64>() / LONGEST as f64).exp()
     }
 }
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
-        for i in 0..ORDER {
+        for i in 0..LONGEST {
             self.matches[i] += other.matches[i];
             self.ngrams[i] += other.ngrams[i];
         }

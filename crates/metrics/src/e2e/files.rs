@@ -1,7 +1,7 @@
-//! The files of an evaluation, in the forms that `measure_scores.py` reads ([`super::Corpus::read`] describes them).
+//! The files of an evaluation, in the forms that `measure_scores.py` reads; [`super::Corpus::read`] describes them.
 //!
-//! Deviations: a table without a header, on which the official tool fails, is an error; so is a second blank line between
-//! two segments, which is an empty segment there; an empty last cell is an empty text there too, not a missing one.
+//! Deviations: blank lines at the end of references do not count, and an empty cell that ends a row is an empty text;
+//! the official tool fails on both. Where it fails without a reason, here is a message.
 
 use std::collections::HashMap;
 use std::fs;
@@ -90,13 +90,9 @@ fn of_inputs(inputs: &[String], path: &Path) -> Result<Vec<Vec<String>>, E2eErro
         groups.entry(input).or_default().push(text);
     }
     let group = |input: &String| {
-        let missing = || {
-            problem(
-                path,
-                format!("no reference for the system's input `{input}`"),
-            )
-        };
-        groups.get(input).cloned().ok_or_else(missing)
+        let missing = || format!("no reference for the system's input `{input}`");
+        let found = groups.get(input).cloned();
+        found.ok_or_else(|| problem(path, missing()))
     };
     inputs.iter().map(group).collect()
 }

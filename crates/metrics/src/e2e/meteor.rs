@@ -110,10 +110,7 @@ fn start(java: &Java) -> Result<Child, MeteorError> {
 }
 
 /// `None` if the program ended before its last answer.
-fn converse(
-    child: &mut Child,
-    corpus: &[Segment<Vec<String>>],
-) -> Result<Option<Meteor>, MeteorError> {
+fn converse(child: &mut Child, corpus: &[Segment]) -> Result<Option<Meteor>, MeteorError> {
     let stdin = child.stdin.take().expect("piped");
     let mut answers = BufReader::new(child.stdout.take().expect("piped")).lines();
     // Both ways at once: a pipe holds only so much.
@@ -139,13 +136,11 @@ fn converse(
 }
 
 /// Gives the pipe back for the next question.
-fn ask_counts(mut stdin: ChildStdin, corpus: &[Segment<Vec<String>>]) -> io::Result<ChildStdin> {
+fn ask_counts(mut stdin: ChildStdin, corpus: &[Segment]) -> io::Result<ChildStdin> {
     for segment in corpus {
         // The order in which the program wants them.
         let texts = segment.references.iter().chain([&segment.system]);
-        let texts: Vec<_> = texts
-            .map(|words| words.join(" ").replace("|||", ""))
-            .collect();
+        let texts: Vec<_> = texts.map(|line| line.replace("|||", "")).collect();
         stdin.write_all(format!("SCORE ||| {}\n", texts.join(" ||| ")).as_bytes())?;
     }
     stdin.flush()?;
@@ -201,10 +196,10 @@ const BETA: f64 = 0.2;
 const GAMMA: f64 = 0.6;
 const DELTA: f64 = 0.75;
 
-/// METEOR's counts of one segment or of several, in the program's order: words of system and reference; function words of
-/// both; for each kind of match, content words of both and function words of both; chunks; matched words of both.
+/// METEOR's counts of one segment or of several, in the program's order: words of system and reference; function words
+/// of both; for each kind of match, content words of both and function words of both; chunks; matched words of both.
 ///
-/// The sum over the segments of a corpus has the score of the corpus.
+/// The sum over the segments of a corpus has the corpus's score.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts([f64; COUNTS]);
 
@@ -238,7 +233,7 @@ impl Counts {
         mean * (1.0 - GAMMA * fragmentation.powf(BETA))
     }
 
-    /// None where system and reference match from end to end, which is one chunk in the program's counts.
+    /// 0 where system and reference match from end to end, which is one chunk in the program's answer.
     fn chunks(&self) -> f64 {
         let whole = self.0[SYSTEM_MATCHES] == self.0[0] && self.0[REFERENCE_MATCHES] == self.0[1];
         if whole && self.0[CHUNKS] == 1.0 {

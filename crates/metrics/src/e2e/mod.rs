@@ -15,8 +15,9 @@
 //! Deviations, none of which changes a score of a well-formed pair of files:
 //! - A text stands alone. The official tool gives all texts to its tokenizer as one, so that an initial that ends a text
 //!   may keep its full stop or not, as the next text begins.
-//! - A line ends at a line feed alone; other breaks within a text are spaces, where the official tool ends the line too. A
-//!   byte order mark is dropped from plain files as well.
+//! - A line ends at a line feed alone. Other breaks within a text are spaces, where the official tool ends the line. A
+//!   byte order mark is dropped from plain text as well.
+//! - An empty reference is an error. An empty output is none: it is scored, as there.
 //! - Where NIST has no n-gram of one length in the whole corpus, that term is 0; the official tool divides by zero.
 
 pub mod bleu;
@@ -37,7 +38,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use ngrams::Vocabulary;
+use ngrams::{Numbers, matches};
 
 /// Why a system's output cannot be scored.
 #[derive(Debug, Error)]
@@ -82,12 +83,12 @@ impl<T> Segment<T> {
     }
 }
 
-/// A system's outputs and their references; at least one segment, each with at least one reference, none of them empty.
+/// A system's outputs and their references: at least one segment, each with at least one reference, none of them empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Corpus(Vec<Segment>);
 
 impl Corpus {
-    /// Output `i` belongs to the references `i`. An empty output is allowed: it is an answer without words, and counts.
+    /// Output `i` belongs to references `i`. An empty output is an answer without words, and counts.
     pub fn new(system: Vec<String>, references: Vec<Vec<String>>) -> Result<Self, E2eError> {
         if system.len() != references.len() {
             return Err(E2eError::Length {
@@ -107,20 +108,23 @@ impl Corpus {
                 return Err(E2eError::EmptyReference { segment, reference });
             }
         }
-        let segments = system.into_iter().zip(references);
-        let segments = segments.map(|(system, references)| Segment { system, references });
-        Ok(Self(segments.map(|texts| texts.map(one_line)).collect()))
+        let segments = system.iter().zip(&references);
+        let segments = segments.map(|(system, references)| Segment {
+            system: one_line(system),
+            references: references.iter().map(|text| one_line(text)).collect(),
+        });
+        Ok(Self(segments.collect()))
     }
 
-    /// The two files of `measure_scores.py`. A name that ends in `.tsv` or `.csv` is a table with a header, anything else
-    /// plain text.
+    /// The two files of `measure_scores.py`. A name that ends in `.tsv` or `.csv` is a table with a header; anything
+    /// else is plain text.
     ///
-    /// Plain text has one output a line; references of one segment are successive lines, and a blank line ends a segment.
-    /// References without any blank line are one for each segment. Blank lines at the end do not count.
+    /// Plain text of a system has one output a line, and an empty line is an empty output. References of one segment are
+    /// successive lines, and a blank line ends the segment; if there is no blank line, each line is a segment.
     ///
-    /// A table has a column of inputs (`mr`, `source`, ...) and a column of texts (`output`, `system`, ...; `reference`,
-    /// `target`, ...). If the system's file is a table as well, each of its rows gets the references of all rows with the
-    /// same input; else successive rows with the same input are one segment.
+    /// A table has a column of inputs (`mr`, `source`, ...) and one of texts (`output`, `system`, ... or `reference`,
+    /// `target`, ...). If both files are tables, an output gets the references of all rows with its input; if only the
+    /// references are, successive rows with the same input are a segment.
     pub fn read(system: &Path, references: &Path) -> Result<Self, E2eError> {
         let (outputs, groups) = files::read(system, references)?;
         Self::new(outputs, groups).map_err(|error| E2eError::Pair {
@@ -134,24 +138,24 @@ impl Corpus {
         &self.0
     }
 
-    /// Each text as the Penn Treebank words that METEOR, ROUGE-L and CIDEr see.
-    fn treebank(&self) -> Vec<Segment<Vec<String>>> {
+    /// Each text as the Penn Treebank words that METEOR, ROUGE-L and CIDEr see, with a space between any two.
+    fn treebank(&self) -> Vec<Segment> {
         let segments = self.0.par_iter();
-        let words = segments.map_init(ptb::Tokenizer::default, |tokenizer, texts| {
-            texts.map(|text| tokenizer.words(text))
+        let lines = segments.map_init(ptb::Tokenizer::default, |tokenizer, texts| {
+            texts.map(|text| tokenizer.line(text))
         });
-        words.collect()
+        lines.collect()
     }
 }
 
 /// Every break that Unicode knows as a space, without the outer ones.
-fn one_line(text: &String) -> String {
+fn one_line(text: &str) -> String {
     let is_break =
         |c| matches!(c, '\n'..='\r' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
     text.replace(is_break, " ").trim().to_string()
 }
 
-/// Scores of a corpus. BLEU, ROUGE-L and METEOR are of 0..=1, CIDEr of 0..=10, NIST is not bounded.
+/// Scores of a corpus: BLEU (but see [`bleu`]) and ROUGE-L in 0..=1, CIDEr in 0..=10, NIST from 0 on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     pub bleu: f64,
@@ -162,8 +166,8 @@ pub struct Scores {
 
 /// What one segment adds to the scores of its corpus.
 ///
-/// [`Scores::of`] any choice of segments, with repetitions, needs no text again, as a bootstrap over segments wants. NIST's
-/// and CIDEr's weights of n-grams stay those of the whole corpus.
+/// [`Scores::of`] any choice of segments, with repetitions, needs no text again, as a bootstrap over segments wants. The
+/// weights of n-grams in NIST and CIDEr stay those of the whole corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     pub bleu: bleu::Counts,
@@ -198,42 +202,53 @@ impl Scores {
 
 /// The statistics of each segment, in the corpus's order.
 pub fn statistics(corpus: &Corpus) -> Vec<Statistics> {
-    let t = std::time::Instant::now();
-    let texts = corpus.0.par_iter();
-    let mteval: Vec<_> = texts
-        .map(|texts| texts.map(|text| mteval::words(text)))
-        .collect();
-    eprintln!("mteval {:?}", t.elapsed());
-    let treebank = corpus.treebank();
-    eprintln!("ptb {:?}", t.elapsed());
-
-    let mut vocabulary = Vocabulary::default();
-    let mteval = mteval
-        .iter()
-        .map(|words| words.map(|words| vocabulary.numbers(words)));
-    let mteval: Vec<_> = mteval.collect();
-    let lines = treebank
-        .iter()
-        .map(|words| words.map(|words| vocabulary.numbers(&rouge::words(words))));
-    let lines: Vec<_> = lines.collect();
-    let words = treebank
-        .iter()
-        .map(|words| words.map(|words| vocabulary.numbers(&cider::words(words))));
-    let words: Vec<_> = words.collect();
-
-    eprintln!("intern {:?}", t.elapsed());
-    let information = nist::Information::of(&mteval);
-    eprintln!("nist info {:?}", t.elapsed());
-    let frequencies = cider::Frequencies::of(&words);
-    eprintln!("df {:?}", t.elapsed());
-    let segments = (&mteval, &lines, &words).into_par_iter();
-    let statistics = segments.map(|(mteval, lines, words)| Statistics {
-        bleu: bleu::Counts::of(mteval),
-        nist: nist::Sums::of(mteval, &information),
-        rouge_l: rouge::score(lines),
-        cider: frequencies.score(words),
+    let (matched, similar) = rayon::join(|| bleu_and_nist(corpus), || rouge_and_cider(corpus));
+    let statistics = matched.into_iter().zip(similar);
+    let statistics = statistics.map(|((bleu, nist), (rouge_l, cider))| Statistics {
+        bleu,
+        nist,
+        rouge_l,
+        cider,
     });
     statistics.collect()
+}
+
+fn bleu_and_nist(corpus: &Corpus) -> Vec<(bleu::Counts, nist::Sums)> {
+    let texts = corpus.0.par_iter();
+    let lines = texts.map(|texts| texts.map(|text| mteval::line(text)));
+    let lines: Vec<_> = lines.collect();
+    let mut numbers = Numbers::default();
+    // A line without words has one, the empty word.
+    let mut ngrams = |line: &String| {
+        let words = numbers.words(line.split(' '));
+        numbers.ngrams(&words, nist::LONGEST)
+    };
+    let segments: Vec<_> = lines.iter().map(|lines| lines.map(&mut ngrams)).collect();
+    let information = nist::Information::new(&segments, &numbers);
+    let scores = segments.par_iter().map(|segment| {
+        let matches: Vec<_> = (1..=nist::LONGEST).map(|n| matches(segment, n)).collect();
+        let bleu = bleu::Counts::new(segment, &matches);
+        (bleu, nist::Sums::new(segment, &matches, &information))
+    });
+    scores.collect()
+}
+
+fn rouge_and_cider(corpus: &Corpus) -> Vec<(f64, f64)> {
+    let lines = corpus.treebank();
+    let mut numbers = Numbers::default();
+    // The two differ where a token has a no-break space in it, and where there is none.
+    let mut in_order = |line: &String| numbers.words(line.split(' '));
+    let words: Vec<_> = lines.iter().map(|lines| lines.map(&mut in_order)).collect();
+    let mut ngrams = |line: &String| {
+        let words = numbers.words(line.split_whitespace());
+        numbers.ngrams(&words, cider::LONGEST)
+    };
+    let segments: Vec<_> = lines.iter().map(|lines| lines.map(&mut ngrams)).collect();
+    let weights = cider::weights(&segments, &numbers);
+    let scores = words.par_iter().zip(&segments);
+    let scores =
+        scores.map(|(words, segment)| (rouge::score(words), cider::score(segment, &weights)));
+    scores.collect()
 }
 
 /// BLEU, NIST, ROUGE-L and CIDEr of the whole corpus.

@@ -3,44 +3,39 @@
 //! Source: Doddington 2002; `NISTScore` in e2e-metrics' `metrics/pymteval.py`. Sum over n of the information of matched
 //! n-grams per n-gram of the system, times a length penalty. As there, the information of an n-gram is taken from all
 //! references of the corpus, log2(count of its first n-1 words / its count), the length penalty compares with the *mean*
-//! length of a segment's references, and a text of fewer than n words has a negative number of n-grams.
+//! length of a segment's references, and a text of fewer than n - 1 words has a negative number of n-grams.
 
-use std::collections::HashMap;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
 use super::Segment;
-use super::ngrams::{Words, matches, tally};
+use super::ngrams::{EMPTY, Ngrams, Numbers};
 
-const ORDER: usize = 5;
+pub(super) const LONGEST: usize = 5;
 
 /// How often each n-gram occurs in all references of a corpus.
 pub(super) struct Information<'a> {
-    counts: HashMap<&'a [u32], u32>,
-    words: usize,
+    counts: Vec<u32>,
+    numbers: &'a Numbers,
 }
 
 impl<'a> Information<'a> {
-    pub fn of(segments: &'a [Segment<Words>]) -> Self {
-        let grams = |segment: &'a Segment<Words>| {
-            let references = segment.references.iter();
-            references.flat_map(|words| (1..=ORDER).flat_map(|n| words.windows(n)))
-        };
-        let references = segments.iter().flat_map(|segment| &segment.references);
-        Self {
-            counts: tally(segments, grams),
-            words: references.map(Vec::len).sum(),
+    pub fn new(segments: &[Segment<Ngrams>], numbers: &'a Numbers) -> Self {
+        let mut counts = vec![0; numbers.len()];
+        for reference in segments.iter().flat_map(|segment| &segment.references) {
+            counts[EMPTY as usize] += reference.len() as u32;
+            for ngram in reference.iter() {
+                counts[ngram as usize] += 1;
+            }
         }
+        Self { counts, numbers }
     }
 
     /// In bits, of an n-gram that occurs.
-    fn bits(&self, gram: &[u32]) -> f64 {
-        let before = match &gram[..gram.len() - 1] {
-            [] => self.words as f64,
-            before => f64::from(self.counts[before]),
-        };
-        (before / f64::from(self.counts[gram])).log2()
+    fn of(&self, ngram: u32) -> f64 {
+        let count = |ngram: u32| f64::from(self.counts[ngram as usize]);
+        (count(self.numbers.prefix(ngram)) / count(ngram)).log2()
     }
 }
 
@@ -48,21 +43,26 @@ impl<'a> Information<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     /// Bits of the matched n-grams.
-    information: [f64; ORDER],
-    ngrams: [i64; ORDER],
+    information: [f64; LONGEST],
+    ngrams: [i64; LONGEST],
     /// Mean length of a segment's references, in words.
     reference: f64,
 }
 
 impl Sums {
-    pub(super) fn of(segment: &Segment<Words>, information: &Information) -> Self {
+    /// From the matched n-grams of each length.
+    pub(super) fn new(
+        segment: &Segment<Ngrams>,
+        matches: &[Vec<(u32, usize)>],
+        information: &Information,
+    ) -> Self {
         let length = segment.system.len();
-        let lengths: usize = segment.references.iter().map(Vec::len).sum();
-        let bits = |&(gram, times): &(&[u32], u32)| information.bits(gram) * f64::from(times);
+        let references: usize = segment.references.iter().map(Ngrams::len).sum();
+        let bits = |&(ngram, times): &(u32, usize)| information.of(ngram) * times as f64;
         Self {
-            information: std::array::from_fn(|i| matches(segment, i + 1).iter().map(bits).sum()),
+            information: std::array::from_fn(|i| matches[i].iter().map(bits).sum()),
             ngrams: std::array::from_fn(|i| length as i64 - i as i64),
-            reference: lengths as f64 / segment.references.len() as f64,
+            reference: references as f64 / segment.references.len() as f64,
         }
     }
 
@@ -84,7 +84,7 @@ fn length_penalty(ratio: f64) -> f64 {
 
 impl AddAssign for Sums {
     fn add_assign(&mut self, other: Self) {
-        for i in 0..ORDER {
+        for i in 0..LONGEST {
             self.information[i] += other.information[i];
             self.ngrams[i] += other.ngrams[i];
         }

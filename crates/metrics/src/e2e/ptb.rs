@@ -1,13 +1,13 @@
 //! Words as the Penn Treebank has them, in lower case and without punctuation, for METEOR, ROUGE-L and CIDEr.
 //!
-//! What is followed is Stanford's PTBTokenizer of CoreNLP 3.4.1 with `-lowerCase`, and the removal of [`PUNCTUATION`], as
+//! It follows Stanford's PTBTokenizer of CoreNLP 3.4.1 with `-lowerCase`, and the removal of [`PUNCTUATION`], as
 //! e2e-metrics' `pycocoevalcap/tokenizer/ptbtokenizer.py` has them. That tokenizer is a lexer: of all rules the one with
-//! the longest match wins, context included, and of equals the first. The rules here are this project's, and are checked
-//! against its output.
+//! the longest match wins, context included, and of equals the first. The rules here are this project's own, and are
+//! checked against its output.
 //!
 //! Deviations: the rules are those that running text of our days can meet. There are none for telephone numbers, file
-//! names, programming languages, swearwords with asterisks, rare faces, names with an exclamation mark, rare abbreviations
-//! and most of HTML's entities; and signs of East Asian typography count as words where that tokenizer drops some.
+//! names, programming languages, swearwords with asterisks, rare faces, names with an exclamation mark, rare
+//! abbreviations and most of HTML's entities. Some symbols count as words that the other drops.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::{Anchored, Input, MatchKind};
 
-/// The tokens that are removed. Brackets are not among them, as they are `-lrb-` in lower case.
+/// The tokens that are removed. Brackets are not among them: the official list has `-LRB-`, and they are in lower case.
 const PUNCTUATION: &[&str] = &[
     "''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";",
 ];
@@ -190,6 +190,7 @@ fn before_negation(found: &str) -> usize {
     word.rfind(['n', 'N']).unwrap_or(found.len())
 }
 
+/// Nothing but soft hyphens is a hyphen.
 fn without_soft_hyphens(token: &str) -> Cow<'_, str> {
     if !token.contains('\u{AD}') {
         return token.into();
@@ -287,32 +288,36 @@ impl Default for Tokenizer {
 }
 
 impl Tokenizer {
-    /// The words of one line. What no rule matches, such as an emoji, is left out.
-    pub fn words(&mut self, line: &str) -> Vec<String> {
+    /// The words of a text without line breaks, with a space between any two; a space within a word is a no-break space.
+    /// What no rule matches, such as an emoji, is left out.
+    pub fn line(&mut self, text: &str) -> String {
         // As a line of a file: some tokens need a space after them.
-        let line = format!("{line}\n");
-        let mut words = Vec::new();
+        let text = format!("{text}\n");
+        let mut line = String::with_capacity(text.len());
         let mut start = 0;
-        while let Some(first) = line[start..].chars().next() {
+        while let Some(first) = text[start..].chars().next() {
             if first.is_ascii_whitespace() {
                 start += 1;
                 continue;
             }
-            let input = Input::new(&line).range(start..).anchored(Anchored::Yes);
+            let input = Input::new(&text).range(start..).anchored(Anchored::Yes);
             let found = LEXER.try_search_fwd(&mut self.0, &input);
             let Some(found) = found.expect("no rule looks at word boundaries") else {
                 start += first.len_utf8();
                 continue;
             };
             let rule = &RULES[found.pattern().as_usize()];
-            let end = start + (rule.token)(&line[start..found.offset()]);
-            let token = (rule.write)(&line[start..end]).to_lowercase();
-            if !PUNCTUATION.contains(&token.as_str()) {
-                words.push(token);
+            let end = start + (rule.token)(&text[start..found.offset()]);
+            let token = (rule.write)(&text[start..end]);
+            if !PUNCTUATION.contains(&&*token) {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line += &token;
             }
             start = end;
         }
-        words
+        line.to_lowercase()
     }
 }
 
@@ -329,12 +334,8 @@ mod tests {
     #[test]
     fn words_are_the_official_ones() {
         for case in testing::cases() {
-            assert_eq!(
-                Tokenizer::default().words(&case.text),
-                case.treebank,
-                "{}",
-                case.text
-            );
+            let line = Tokenizer::default().line(&case.text);
+            assert_eq!(line, case.treebank, "{}", case.text);
         }
     }
 
@@ -383,17 +384,17 @@ mod tests {
             let official: Vec<_> = official
                 .filter(|word| !word.is_empty() && !PUNCTUATION.contains(word))
                 .collect();
-            assert_eq!(tokenizer.words(text), official, "{text}");
+            assert_eq!(tokenizer.line(text), official.join(" "), "{text}");
         }
     }
 
     proptest! {
-        /// No text is too strange, and words can be joined by spaces.
+        /// No text is too strange, and words can be told apart.
         #[test]
-        fn any_text_has_words_without_spaces(text in "([a-zA-Z0-9.,'’/&<>()£é-]| |\\PC){0,40}") {
-            for word in Tokenizer::default().words(&text) {
-                prop_assert!(!word.is_empty() && !word.contains([' ', '\n']), "{word:?}");
-            }
+        fn any_text_has_words(text in "([a-zA-Z0-9.,'’/&<>()£é-]| |\\PC){0,40}") {
+            let line = Tokenizer::default().line(&text);
+            prop_assert!(line.is_empty() || line.split(' ').all(|word| !word.is_empty()), "{line:?}");
+            prop_assert!(!line.contains('\n'));
         }
     }
 }

@@ -1,23 +1,14 @@
 //! ROUGE-L of one segment.
 //!
-//! Source: Lin 2004; e2e-metrics' `pycocoevalcap/rouge/rouge.py`. With the longest common subsequence as matches, F of beta
-//! 1.2 of the best precision and the best recall over the references, which need not be of the same reference.
+//! Source: Lin 2004; e2e-metrics' `pycocoevalcap/rouge/rouge.py`. The matches are the longest common subsequence. The
+//! score is F (beta 1.2) of the best precision and the best recall over the references, each of its own.
 
 use super::Segment;
-use super::ngrams::Words;
 
 const BETA: f64 = 1.2;
 
-/// A text without words has one, the empty word: two such texts match.
-pub(super) fn words(treebank: &[String]) -> Vec<&str> {
-    match treebank {
-        [] => vec![""],
-        words => words.iter().map(String::as_str).collect(),
-    }
-}
-
-/// In 0..=1.
-pub(super) fn score(segment: &Segment<Words>) -> f64 {
+/// Of the words' numbers; a text without words has one, the empty word. In 0..=1.
+pub(super) fn score(segment: &Segment<Vec<u32>>) -> f64 {
     let (mut precision, mut recall) = (0.0f64, 0.0f64);
     for reference in &segment.references {
         let common = longest_common_subsequence(&segment.system, reference) as f64;

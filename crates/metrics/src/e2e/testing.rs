@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// A text and its words by the official tool.
+/// A text and its words by the official tool, with a space between any two.
 #[derive(Deserialize)]
 pub struct Case {
     pub text: String,
-    pub mteval: Vec<String>,
-    pub treebank: Vec<String>,
+    pub mteval: String,
+    pub treebank: String,
 }
 
 /// Written by `scripts/e2e_reference.py`.

@@ -1,5 +1,5 @@
-//! Initial weights as GPT-2 has them (Radford et al. 2019): N(0, 0.02²), and 1 / sqrt(2 L) of that where a block writes into
-//! the residual stream; norms at 1, biases at 0. BERT's have the same deviation, without the factor.
+//! Initial weights as GPT-2 has them (Radford et al. 2019): of one deviation, and 1 / sqrt(2 L) of that where a block writes into
+//! the residual stream; norms at 1, biases at 0. BERT's are the same without the factor.
 
 use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
@@ -14,7 +14,7 @@ const NORMS: [&str; 3] = ["norm", "Norm", "ln_"];
 
 /// # Errors
 /// The configuration is one of a model that is not built.
-pub fn model(config: ModelConfig, device: &Device) -> Result<Model, ModelError> {
+pub fn model(config: ModelConfig, deviation: f64, device: &Device) -> Result<Model, ModelError> {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let residual = 1.0 / (2.0 * config.layers() as f64).sqrt();
     Model::build(config, Storage::F32, device, |name, [rows, columns]| {
@@ -25,8 +25,7 @@ pub fn model(config: ModelConfig, device: &Device) -> Result<Model, ModelError> 
         if any(&NORMS) {
             return Ok(vec![1.0; rows * columns]);
         }
-        let deviation = std::env::var("PG_INIT").map_or(0.02, |v| v.parse().unwrap())
-            * if any(&RESIDUAL) { residual } else { 1.0 };
+        let deviation = deviation * if any(&RESIDUAL) { residual } else { 1.0 };
         Ok((0..rows * columns)
             .map(|_| {
                 // Box and Muller's transform of two uniform numbers.

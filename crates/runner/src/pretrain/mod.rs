@@ -54,28 +54,14 @@ pub fn pretrain_pocket(context: &Context, which: Option<Pocket>) -> Result<()> {
 }
 
 fn pretrain(context: &Context, recipe: &Recipe) -> Result<()> {
-    let mut recipe = recipe.clone(); // TMP
-    let env = |k: &str| std::env::var(k).ok().map(|v| v.parse::<f64>().unwrap()); // TMP
-    if let Some(v) = env("PG_LR") {
-        recipe.learning_rate = v;
-    } // TMP
-    if let Some(v) = env("PG_STEPS") {
-        recipe.steps = v as usize;
-    } // TMP
-    if let Some(v) = env("PG_BATCH") {
-        recipe.batch = v as usize;
-    } // TMP
-    if let Some(v) = env("PG_LEN") {
-        recipe.length = v as usize;
-    } // TMP
-    let recipe = &recipe; // TMP
     let config = ModelConfig::from_json(&recipe.config)?;
     let eos = config.eos_token_ids().first().copied().unwrap_or(0);
     let encoder = Encoder::from_bytes(recipe.tokenizer.as_bytes(), config.bos_token_id(), eos)?;
     let sequences = rows::rows(recipe, &encoder, HELD_OUT + recipe.steps * recipe.batch)?;
     let (held_out, train) = sequences.split_at(HELD_OUT);
 
-    let mut model = initial::model(config, &device(&context.backend)?)?;
+    let device = device(&context.backend)?;
+    let mut model = initial::model(config, recipe.deviation, &device)?;
     let options = AdamWOptions {
         betas: [0.9, 0.95],
         epsilon: 1e-8,

@@ -1,8 +1,8 @@
 //! Sequences of the generated text, and what is to be told of them.
 //!
-//! Documents follow each other, divided by the end-of-text token, and are cut into sequences of one length. The masking is
-//! BERT's (arXiv 1810.04805, appendix A.1); that of RoBERTa (arXiv 1907.11692, section 4.1), drawn anew each time, is the same
-//! here, since no sequence is seen twice.
+//! The masking is BERT's (arXiv 1810.04805, appendix A.1). RoBERTa (arXiv 1907.11692, section 4.1) draws it anew each time, which
+//! is the same here, since no sequence is seen twice. Deviation: it packs sentences of several documents into a sequence; here
+//! each document is one, so that positions mean something to a model this small.
 
 use anyhow::Result;
 use rand::{Rng, SeedableRng};

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use sharelora_model::ModelConfig;
 use sharelora_model::weights::{TensorDtype, write_safetensors};
+use sharelora_model::{Model, ModelConfig, Storage};
 use sharelora_tasks::corpus::pretraining_text;
 use sharelora_tasks::train_pocket_tokenizer;
 
@@ -93,6 +94,17 @@ pub fn weight(rng: &mut ChaCha8Rng, name: &str, [rows, columns]: [usize; 2]) -> 
         .collect()
 }
 
+/// `config.json` and weights in bf16 of a model with random values.
+pub fn write_model(project: &Project, folder: &str, config: &Value) {
+    project.write(&format!("{folder}/config.json"), config.to_string());
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let model = ModelConfig::from_json(&config.to_string()).unwrap();
+    let read = |name: &str, shape| Ok(weight(&mut rng, name, shape));
+    let model = Model::build(model, Storage::F32, &Device::flex(), read).unwrap();
+    let path = project.path(&format!("{folder}/model.safetensors"));
+    write_safetensors(&path, &model.values(), TensorDtype::BF16, &BTreeMap::new()).unwrap();
+}
+
 /// A temporary project; it goes away with the value.
 pub struct Project {
     folder: tempfile::TempDir,
@@ -113,29 +125,12 @@ impl Project {
         };
         project.write("experiments/tiny.toml", EXPERIMENT);
         project.write("datasets/pocket.toml", DATASET);
-        project.write("models/tiny/config.json", config().to_string());
         let tokenizer = train_pocket_tokenizer(pretraining_text(1, 300), VOCABULARY).unwrap();
         project.write(
             "models/tiny/tokenizer.json",
             tokenizer.to_string(false).unwrap(),
         );
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let weights: Vec<(String, Vec<usize>, Vec<f32>)> =
-            ModelConfig::from_json(&config().to_string())
-                .unwrap()
-                .weights()
-                .into_iter()
-                .map(|w| {
-                    let values = weight(&mut rng, &w.name, w.shape);
-                    let shape = match w.shape {
-                        [1, columns] => vec![columns],
-                        shape => shape.to_vec(),
-                    };
-                    (w.name, shape, values)
-                })
-                .collect();
-        let path = project.path("models/tiny/model.safetensors");
-        write_safetensors(&path, &weights, TensorDtype::BF16, &BTreeMap::new()).unwrap();
+        write_model(&project, "models/tiny", &config());
         project
     }
 

@@ -5,7 +5,6 @@ use crate::table::{Row, Value};
 
 /// What a pair of sentences speaks of.
 const ATTRIBUTES: [&[&str]; 4] = [&PLACES, &FOODS, &AREAS, &PRICES];
-const WORDINGS: usize = 3;
 
 /// A sentence of a description or of a word problem's story, as it is or with two words swapped.
 ///
@@ -35,14 +34,16 @@ pub fn sentence(dice: &mut Dice) -> Drawn {
     }
 }
 
-/// Two wordings of the same attributes, or of attributes of which one differs.
+/// A list of attributes and a sentence: of the same, or of others throughout.
+///
+/// That a single attribute differs is beyond the pocket model: a thousand steps leave it near chance.
 pub fn paraphrase(dice: &mut Dice) -> Drawn {
     let same = dice.below(2) == 1;
-    let differing = usize::from(!same);
+    let differing = if same { 0 } else { ATTRIBUTES.len() };
     pair(dice, differing, Value::Int(i64::from(same)))
 }
 
-/// Two wordings of attributes of which any number differ.
+/// A list of attributes and a sentence in which any number of them differ.
 pub fn similarity(dice: &mut Dice) -> Drawn {
     let differing = dice.index(ATTRIBUTES.len() + 1);
     let equal = ATTRIBUTES.len() - differing;
@@ -50,40 +51,24 @@ pub fn similarity(dice: &mut Dice) -> Drawn {
     pair(dice, differing, Value::Float(label))
 }
 
-/// Two sentences in different wordings, with `differing` of their attributes.
+/// Attributes as a description's source lists them, and as its target says them with `differing` of them changed.
 fn pair(dice: &mut Dice, differing: usize, label: Value) -> Drawn {
-    let first = ATTRIBUTES.map(|list| dice.index(list.len()));
-    let mut second = first;
+    let listed = ATTRIBUTES.map(|list| dice.index(list.len()));
+    let mut said = listed;
     let mut rest: Vec<usize> = (0..ATTRIBUTES.len()).collect();
     for _ in 0..differing {
         let attribute = rest.remove(dice.index(rest.len()));
         let count = ATTRIBUTES[attribute].len();
-        second[attribute] = (first[attribute] + 1 + dice.index(count - 1)) % count;
+        said[attribute] = (said[attribute] + 1 + dice.index(count - 1)) % count;
     }
-    let wording = dice.index(WORDINGS);
-    let other = (wording + 1 + dice.index(WORDINGS - 1)) % WORDINGS;
-    let mut both = [first, second];
-    both.sort_unstable();
+    let entries = |indices: [usize; 4]| [0, 1, 2, 3].map(|i| ATTRIBUTES[i][indices[i]]);
+    let [place, food, area, price] = entries(listed);
+    let sentence1 = format!("name: {place} | food: {food} | area: {area} | price: {price}");
+    let [place, food, area, price] = entries(said);
+    let sentence2 = format!("{place} is a {food} place in the {area} where the price is {price}.");
     Drawn {
-        // The same attributes in any wording and order are in one part.
-        subject: format!("{both:?}"),
-        row: labelled(
-            [
-                ("sentence1", worded(wording, first)),
-                ("sentence2", worded(other, second)),
-            ],
-            label,
-        ),
-    }
-}
-
-/// A sentence of the attributes with these indices. The first wording is that of the pretraining text.
-fn worded(wording: usize, indices: [usize; 4]) -> String {
-    let [place, food, area, price] = [0, 1, 2, 3].map(|i| ATTRIBUTES[i][indices[i]]);
-    match wording {
-        0 => format!("{place} is a {food} place in the {area} where the price is {price}."),
-        1 => format!("In the {area}, you can eat {food} at {place} for a {price} price."),
-        _ => format!("The price of {food} at {place} in the {area} is {price}."),
+        subject: format!("{sentence1}\n{sentence2}"),
+        row: labelled([("sentence1", sentence1), ("sentence2", sentence2)], label),
     }
 }
 
@@ -102,7 +87,7 @@ mod tests {
 
     /// Index of the entry of each attribute that a sentence names.
     fn attributes(sentence: &str) -> [usize; 4] {
-        let words = format!(" {} ", sentence.replace(['.', ','], ""));
+        let words = format!(" {} ", sentence.replace('.', ""));
         ATTRIBUTES.map(|list| {
             let mut named = (0..list.len()).filter(|&i| words.contains(&format!(" {} ", list[i])));
             let found = named.next().unwrap();
@@ -126,7 +111,7 @@ mod tests {
     #[test]
     fn labels_are_right_and_balanced() {
         for (kind, classes) in [(Kind::Paraphrases, 2), (Kind::Similarities, 5)] {
-            let rows = corpus(kind, 1, 1000);
+            let rows = corpus(kind, 1, 500);
             let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
             for row in &rows {
                 let texts = ["sentence1", "sentence2"].map(|column| row.text(column).unwrap());
@@ -134,9 +119,7 @@ mod tests {
                 let equal = one.iter().zip(other).filter(|(a, b)| **a == *b).count();
                 let label = row.number("label").unwrap();
                 match kind {
-                    Kind::Paraphrases => {
-                        assert!(equal >= 3 && label == f64::from(u8::from(equal == 4)))
-                    }
+                    Kind::Paraphrases => assert_eq!(label, equal as f64 / 4.0),
                     _ => assert_eq!(label, 1.25 * equal as f64),
                 }
                 *counts.entry(equal).or_insert(0) += 1;
@@ -166,21 +149,10 @@ mod tests {
         }
     }
 
-    /// No split has a subject of another, also not in other words, in another order or with other words swapped.
+    /// A sentence and its swapped forms are in one split: whichever two words were swapped, the sentence that they were in is
+    /// not in another. That pairs are in one split is the test of all kinds.
     #[test]
-    fn splits_share_no_subject() {
-        for kind in [Kind::Paraphrases, Kind::Similarities] {
-            let mut seen: BTreeMap<[[usize; 4]; 2], u64> = BTreeMap::new();
-            for seed in 0..PARTS {
-                for row in corpus(kind, seed, 800) {
-                    let texts = ["sentence1", "sentence2"].map(|column| row.text(column).unwrap());
-                    let mut both = texts.map(attributes);
-                    both.sort_unstable();
-                    assert_eq!(*seen.entry(both).or_insert(seed), seed);
-                }
-            }
-        }
-        // Whichever two words were swapped: the sentence that they were in is not in the other split.
+    fn splits_share_no_sentence() {
         let restored = |sentence: &String| -> Vec<String> {
             let words: Vec<&str> = sentence.split(' ').collect();
             let swapped = |i: usize| {
