@@ -1,4 +1,5 @@
-//! Loss against optimizer steps: training on the left, held-out on the right.
+//! Loss against optimizer steps: training on the left, evaluations on the right, the held-out loss or else the score that
+//! chooses the best step.
 
 use crate::comparison::{axis_values, label, varying_axes};
 use crate::figure::{Entry, Figure, Line, Mark, Panel, Scale, range};
@@ -54,6 +55,19 @@ pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
             }
         })
         .collect();
+    // A head's loss is of texts, and a mean squared error is in no nats.
+    let unit = match runs.iter().any(|run| run.record.head_parameters > 0) {
+        true => "Loss",
+        false => "Loss (nats per token)",
+    };
+    let steps = || runs.iter().flat_map(|run| &run.steps);
+    let evaluations = if steps().any(|step| step.held_out_loss.is_some()) {
+        Some(Evaluations::HeldOut)
+    } else if steps().any(|step| step.metric.is_some()) {
+        Some(Evaluations::Score)
+    } else {
+        None
+    };
     let panels = settings.iter().flat_map(|values| {
         let of_setting: Vec<&Run> = runs
             .iter()
@@ -62,10 +76,8 @@ pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
             .collect();
         // The label of a method without a name is ", rank 8".
         let setting = label("", &axes, values).replacen(", ", "", 1);
-        [
-            training(&of_setting, &setting),
-            held_out(&of_setting, &setting),
-        ]
+        let right = evaluations.map(|kind| kind.panel(&of_setting, &setting, unit));
+        std::iter::once(training(&of_setting, &setting, unit)).chain(right)
     });
     let panels: Vec<Panel> = panels.collect();
     (!panels.is_empty()).then(|| Figure {
@@ -101,8 +113,8 @@ fn steps_range(runs: &[&Run]) -> (f64, f64) {
     (-0.02 * last, 1.02 * last)
 }
 
-fn training(runs: &[&Run], setting: &str) -> Panel {
-    let mut panel = panel("Training", setting, "Loss (nats per token)");
+fn training(runs: &[&Run], setting: &str, unit: &str) -> Panel {
+    let mut panel = panel("Training", setting, unit);
     panel.x_range = steps_range(runs);
     let (mut raw_lines, mut smooth_lines) = (Vec::new(), Vec::new());
     let (mut raw_values, mut smooth_values) = (Vec::new(), Vec::new());
@@ -143,35 +155,51 @@ fn training(runs: &[&Run], setting: &str) -> Panel {
     panel
 }
 
-fn held_out(runs: &[&Run], setting: &str) -> Panel {
-    let mut panel = panel("Held-out", setting, "Loss (nats per token)");
-    panel.x_range = steps_range(runs);
-    for run in runs {
-        let (colour, marker) = style::method_look(&run.record.method);
-        let mut points: Vec<(f64, f64)> = run
-            .steps
-            .iter()
-            .filter_map(|step| Some((step.step as f64, step.held_out_loss?)))
-            .collect();
-        if points.first().is_none_or(|(step, _)| *step > 0.0)
-            && let Some(before) = run.record.held_out_loss_before
-        {
-            points.insert(0, (0.0, before));
+/// What is measured between steps.
+#[derive(Debug, Clone, Copy)]
+enum Evaluations {
+    HeldOut,
+    Score,
+}
+
+impl Evaluations {
+    fn panel(self, runs: &[&Run], setting: &str, unit: &str) -> Panel {
+        let mut panel = match self {
+            Self::HeldOut => panel("Held-out", setting, unit),
+            Self::Score => panel("Evaluated", setting, "Score of the task"),
+        };
+        panel.x_range = steps_range(runs);
+        for run in runs {
+            let (colour, marker) = style::method_look(&run.record.method);
+            let value = |step: &Step| match self {
+                Self::HeldOut => step.held_out_loss,
+                Self::Score => step.metric,
+            };
+            let mut points: Vec<(f64, f64)> = run
+                .steps
+                .iter()
+                .filter_map(|step| Some((step.step as f64, value(step)?)))
+                .collect();
+            if let (Self::HeldOut, Some(before)) = (self, run.record.held_out_loss_before)
+                && points.first().is_none_or(|(step, _)| *step > 0.0)
+            {
+                points.insert(0, (0.0, before));
+            }
+            panel.marks.extend(points.iter().map(|&at| Mark {
+                at,
+                colour,
+                marker,
+                bar: None,
+            }));
+            panel.lines.push(Line {
+                points,
+                colour,
+                opacity: 1.0,
+                width: 3,
+                dashed: false,
+            });
         }
-        panel.marks.extend(points.iter().map(|&at| Mark {
-            at,
-            colour,
-            marker,
-            bar: None,
-        }));
-        panel.lines.push(Line {
-            points,
-            colour,
-            opacity: 1.0,
-            width: 3,
-            dashed: false,
-        });
+        panel.y_range = range(panel.marks.iter().map(|mark| mark.at.1));
+        panel
     }
-    panel.y_range = range(panel.marks.iter().map(|mark| mark.at.1));
-    panel
 }

@@ -117,8 +117,8 @@ fn markdown(
     if paths.loss.is_some() {
         text += "![Loss curves](loss.svg)\n\n";
         text += "Training loss: the faint line is every step, the strong one the mean of the last twentieth of the \
-                 run (at least 3 steps); values beyond the axis are drawn at its edge. Held-out loss: every \
-                 evaluation.\n\n";
+                 run (at least 3 steps); values beyond the axis are drawn at its edge. Held-out loss or score: \
+                 every evaluation.\n\n";
     }
     if paths.accuracy.is_some() {
         text += "![Score by trainable parameters](accuracy.svg)\n\n";

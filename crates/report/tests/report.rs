@@ -219,7 +219,7 @@ Intervals of proportions are Wilson's; a difference counts when it is larger tha
 
 ![Loss curves](loss.svg)
 
-Training loss: the faint line is every step, the strong one the mean of the last twentieth of the run (at least 3 steps); values beyond the axis are drawn at its edge. Held-out loss: every evaluation.
+Training loss: the faint line is every step, the strong one the mean of the last twentieth of the run (at least 3 steps); values beyond the axis are drawn at its edge. Held-out loss or score: every evaluation.
 
 ![Score by trainable parameters](accuracy.svg)
 

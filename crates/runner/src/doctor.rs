@@ -235,7 +235,7 @@ fn readiness(context: &Context, name: &str) -> String {
         String::new()
     };
     let next = match first {
-        Source::File(path) if path.starts_with("models/pocket") => {
+        Source::File(path) if path.to_string_lossy().starts_with("models/pocket") => {
             "sharelora pretrain-pocket".to_owned()
         }
         Source::File(_) => "put the file there".to_owned(),

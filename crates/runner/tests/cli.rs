@@ -347,7 +347,8 @@ fn the_glue_protocol_is_planned() {
     let mirror = mirror.to_string_lossy();
     let plan = ["plan", "glue-roberta-base", "--json", "--mirror", &mirror];
     let output = sharelora(&root, &plan);
-    let plan: serde_json::Value = serde_json::from_str(&out(&output)).expect(&err(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let plan: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
     let runs = plan["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 5 * 5 * 8);
     let find = |label: &str| {

@@ -3,7 +3,8 @@
 //! Source: Vedantam et al. 2015; e2e-metrics' `pycocoevalcap/cider/cider_scorer.py`, which is CIDEr-D by CIDEr's name:
 //! 10 times the mean over references and over n of 1 to 4 of the clipped cosine of tf-idf vectors, times a Gaussian of
 //! the difference in length (sigma 6). As there, a document is the set of one segment's references, words are not
-//! stemmed, the length is counted in *bigrams*, and a corpus of one segment scores 0: every n-gram is in all of its documents.
+//! stemmed, the length is counted in *bigrams*, and a corpus of one segment scores 0, as every n-gram is in all of its
+//! documents.
 
 use super::Segment;
 use super::ngrams::{Ngrams, Numbers};

@@ -134,6 +134,7 @@ impl Corpus {
         })
     }
 
+    /// In the order of the system's outputs.
     pub fn segments(&self) -> &[Segment] {
         &self.0
     }

@@ -66,6 +66,7 @@ impl Sums {
         }
     }
 
+    /// Bits per n-gram of each length, added up, times the length penalty. From 0 on.
     pub fn score(&self) -> f64 {
         let terms = self.information.iter().zip(self.ngrams);
         let terms = terms.filter(|&(_, ngrams)| ngrams != 0);

@@ -13,7 +13,6 @@ use burn::tensor::{Int, Tensor, TensorData};
 use clap::ValueEnum;
 use sharelora_model::weights::{TensorDtype, write_safetensors};
 use sharelora_model::{Input, Loss, Model, ModelConfig, cross_entropy};
-use sharelora_tasks::Encoder;
 
 use crate::Context;
 use crate::device::device;
@@ -54,12 +53,11 @@ pub fn pretrain_pocket(context: &Context, which: Option<Pocket>) -> Result<()> {
 }
 
 fn pretrain(context: &Context, recipe: &Recipe) -> Result<()> {
-    let config = ModelConfig::from_json(&recipe.config)?;
-    let eos = config.eos_token_ids().first().copied().unwrap_or(0);
-    let encoder = Encoder::from_bytes(recipe.tokenizer.as_bytes(), config.bos_token_id(), eos)?;
-    let sequences = rows::rows(recipe, &encoder, HELD_OUT + recipe.steps * recipe.batch)?;
+    let count = HELD_OUT + recipe.steps * recipe.batch;
+    let sequences = rows::rows(recipe, &recipe.encoder()?, count)?;
     let (held_out, train) = sequences.split_at(HELD_OUT);
 
+    let config = ModelConfig::from_json(&recipe.config)?;
     let device = device(&context.backend)?;
     let mut model = initial::model(config, recipe.deviation, &device)?;
     let options = AdamWOptions {
@@ -76,14 +74,12 @@ fn pretrain(context: &Context, recipe: &Recipe) -> Result<()> {
         let loss = update(&mut model, &mut optimizer, rate, rows);
         progress.set(step as u64 + 1, &format!("loss {loss:.4}"));
     }
-    let batches = held_out.chunks(recipe.batch);
-    let loss: f64 = batches.map(|rows| loss(&model, rows, None).sum).sum();
     progress.finish(&format!(
         "{} parameters, {} steps in {:.0} s, held-out loss {:.4}",
         model.config.parameters(),
         recipe.steps,
         begun.elapsed().as_secs_f64(),
-        loss / targets(held_out) as f64
+        mean_loss(&model, held_out)
     ));
     write(context, recipe, &model)
 }
@@ -124,6 +120,13 @@ fn loss(model: &Model, rows: &[Row], weight: Option<f64>) -> Loss {
     cross_entropy(&hidden, model.embedding(), &targets, weight, None)
 }
 
+/// Mean loss, without gradients.
+fn mean_loss(model: &Model, rows: &[Row]) -> f64 {
+    let batches = rows.chunks(16);
+    let sum: f64 = batches.map(|rows| loss(model, rows, None).sum).sum();
+    sum / targets(rows).max(1) as f64
+}
+
 fn targets(rows: &[Row]) -> usize {
     rows.iter().map(|row| row.targets.len()).sum()
 }
@@ -146,4 +149,41 @@ fn write(context: &Context, recipe: &Recipe, model: &Model) -> Result<()> {
         write_atomic(&folder.join(file), format!("{text}\n").as_bytes())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use sharelora_model::Storage;
+    use sharelora_model::weights::Checkpoint;
+
+    use super::*;
+
+    /// The files that ship are those of the recipes: configuration and tokenizer to the last byte, and weights that know the
+    /// text as well as they did when they were made.
+    #[test]
+    fn shipped_models_are_the_recipes() {
+        for (pocket, loss) in [
+            (Pocket::Llama, 0.5113),
+            (Pocket::Roberta, 0.1397),
+            (Pocket::Gpt2, 0.4215),
+        ] {
+            let recipe = Recipe::of(pocket).unwrap();
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+            let folder = root.join(recipe.folder);
+            if !folder.is_dir() {
+                println!("skipped: no {}", folder.display());
+                continue;
+            }
+            let text = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+            assert_eq!(text("config.json"), format!("{}\n", recipe.config));
+            assert!(text("tokenizer.json") == format!("{}\n", recipe.tokenizer));
+            let checkpoint = Checkpoint::open(&[folder.join("model.safetensors")]).unwrap();
+            let config = ModelConfig::from_json(&recipe.config).unwrap();
+            let model = Model::load(config, &checkpoint, Storage::F32, &Device::flex()).unwrap();
+            let rows = rows::rows(&recipe, &recipe.encoder().unwrap(), HELD_OUT).unwrap();
+            let found = mean_loss(&model, &rows);
+            assert!((found - loss).abs() < 0.01, "{pocket:?}: {found}");
+        }
+    }
 }

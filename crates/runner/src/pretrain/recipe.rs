@@ -2,8 +2,9 @@
 
 use anyhow::{Result, anyhow};
 use serde_json::json;
+use sharelora_model::ModelConfig;
 use sharelora_tasks::corpus::pretraining_text;
-use sharelora_tasks::{train_pocket_roberta_tokenizer, train_pocket_tokenizer};
+use sharelora_tasks::{Encoder, train_pocket_roberta_tokenizer, train_pocket_tokenizer};
 
 use super::{Pocket, SEED};
 
@@ -140,5 +141,16 @@ impl Recipe {
                 learning_rate: 4e-3,
             },
         })
+    }
+
+    /// The tokenizer, with the tokens that the configuration names.
+    ///
+    /// # Errors
+    /// The two do not fit.
+    pub fn encoder(&self) -> Result<Encoder> {
+        let config = ModelConfig::from_json(&self.config)?;
+        let eos = config.eos_token_ids().first().copied().unwrap_or(0);
+        let bytes = self.tokenizer.as_bytes();
+        Ok(Encoder::from_bytes(bytes, config.bos_token_id(), eos)?)
     }
 }

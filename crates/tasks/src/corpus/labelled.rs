@@ -82,7 +82,7 @@ fn labelled<const N: usize>(texts: [(&str, String); N], label: Value) -> Row {
 mod tests {
     use std::collections::{BTreeMap, HashSet};
 
-    use super::super::{Kind, PARTS, corpus};
+    use super::super::{Kind, corpus};
     use super::*;
 
     /// Index of the entry of each attribute that a sentence names.
