@@ -9,7 +9,9 @@ Ours to PEFT. The program writes an adapter folder and its own logits, plain PEF
         python scripts/peft_roundtrip.py check MODEL OUT/$method
     done
 
-MODEL is a Hugging Face folder of a LLaMA (`config.json`, `model.safetensors`). An error above 1e-4 ends with status 1.
+MODEL is a Hugging Face folder (`config.json`, `model.safetensors`). An error above 1e-4 ends with status 1. Behind the method,
+`peft_export` takes projections: `q,v` of a GPT-2 become one adapter of `c_attn`, `query,value` of a RoBERTa classifier have a
+head trained beside them.
 
 PEFT to ours. A LoRA adapter with random A and B, made and saved by PEFT, its tiny base and the logits; the test
 `a_lora_adapter_saved_by_peft_gives_its_logits` of crates/model reads them:
@@ -24,15 +26,18 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 TOLERANCE = 1e-4
 
 
 def check(model_dir: Path, adapter_dir: Path) -> int:
-    """Logits of plain PEFT against `expected.safetensors` (input_ids [B, T] i64, logits [B, T, V])."""
+    """Logits of plain PEFT against `expected.safetensors` (input_ids [B, T] i64, logits [B, T, V] or [B, labels])."""
     expected = load_file(adapter_dir / "expected.safetensors")
-    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager").eval()
+    architecture = (AutoConfig.from_pretrained(model_dir).architectures or [""])[0]
+    classifies = architecture.endswith("ForSequenceClassification")
+    kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    base = kind.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         plain = base(input_ids=expected["input_ids"]).logits
         model = PeftModel.from_pretrained(base, adapter_dir).eval()

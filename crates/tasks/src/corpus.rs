@@ -3,7 +3,7 @@
 //! Four subjects: word problems, descriptions from attributes, facts about made-up towns, small Python functions.
 //! Two of them have a *held* form with other stories, other phrasing and another ending, which
 //! [`pretraining_text`] never uses: fine-tuning on a held form has something to learn. Sentences of the first two are
-//! labelled as GLUE's are ([`labelled`]).
+//! labelled as GLUE's are (`labelled.rs`).
 //!
 //! Everything is a function of (kind, seed, rows): ChaCha8 and integer arithmetic only, so the text is the
 //! same on every machine. A row belongs to one of [`PARTS`] parts by the hash of what it is about, mostly its question, and a
