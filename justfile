@@ -60,9 +60,13 @@ parity *PATHS:
 doctor:
     cargo run --release -- doctor
 
-# Train the pocket model of the quickstart from nothing
-pretrain-pocket:
-    cargo run --release -- pretrain-pocket
+# Grade saved answers again, or score any system's texts: `just score e2e --system FILE --references FILE`
+score *ARGS:
+    cargo run --release -- score "$@"
+
+# Train the pocket models from nothing: all, or llama, roberta or gpt2
+pretrain-pocket *ARGS:
+    cargo run --release -- pretrain-pocket "$@"
 
 # Measure `train`, `generate`, `load` or `machine`
 bench WHAT *ARGS:
