@@ -12,9 +12,9 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::generate::last_states;
 use crate::ops::read;
 use crate::{Adapter, Cache, Input, Model};
 
@@ -90,13 +90,7 @@ pub fn beam_search(
     let mut input = Input::packed(&first);
     for step in 0..options.max_new_tokens {
         let hidden = model.hidden(&input, adapter, Some(&mut cache)); // (N, C)
-        let ends: Vec<i64> = input
-            .spans
-            .iter()
-            .map(|s| (s.start + s.len - 1) as i64)
-            .collect();
-        let ends = TensorData::new(ends, [rows.len()]);
-        let last = hidden.select(0, Tensor::<1, Int>::from_data(ends, model.device()));
+        let last = last_states(&hidden, &input);
         let logits = model.logits(last).without_autodiff(); // (rows, V)
         let width = logits.dims()[1];
         let values = read(logits);

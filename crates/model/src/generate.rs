@@ -64,13 +64,7 @@ pub fn generate(
 
     for step in 0..options.max_new_tokens {
         let hidden = model.hidden(&input, adapter, Some(&mut cache)); // (N, C)
-        let ends: Vec<i64> = input
-            .spans
-            .iter()
-            .map(|s| (s.start + s.len - 1) as i64)
-            .collect();
-        let ends = TensorData::new(ends, [rows.len()]);
-        let last = hidden.select(0, Tensor::<1, Int>::from_data(ends, model.device())); // (B, C)
+        let last = last_states(&hidden, &input); // (B, C)
         let next = match options.sampling {
             None => model.most_likely(last),
             Some(sampling) => {
@@ -109,6 +103,14 @@ pub fn generate(
         input = Input::packed(&ids);
     }
     answers
+}
+
+/// The hidden state of the last token of each sequence, (N, C) -> (B, C).
+pub(crate) fn last_states(hidden: &Tensor<2>, input: &Input) -> Tensor<2> {
+    let ends = input.spans.iter().map(|s| (s.start + s.len - 1) as i64);
+    let ends = TensorData::new(ends.collect::<Vec<_>>(), [input.spans.len()]);
+    let index = Tensor::<1, Int>::from_data(ends, &hidden.device());
+    hidden.clone().select(0, index)
 }
 
 fn sample(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> u32 {

@@ -39,6 +39,11 @@ pub fn labels(task: &dyn Task) -> Option<Labels> {
     })
 }
 
+/// Rotary positions go on for ever; a table of learned ones ends.
+pub fn has_last_position(config: &ModelConfig) -> bool {
+    !matches!(config, ModelConfig::Llama(_))
+}
+
 /// Tokens of a text with a label that are kept: as many as asked for, and as the model has positions for.
 pub fn text_length(spec: &TrainSpec, config: &ModelConfig) -> usize {
     spec.max_source.min(config.max_positions())
@@ -62,9 +67,7 @@ pub fn prepare(
         None => spec.max_source,
     };
     let positions = config.max_positions();
-    // Rotary positions go on for ever; a table of learned ones ends.
-    let learned = !matches!(config, ModelConfig::Llama(_));
-    if learned && task.labels().is_none() && spec.max_length() > positions {
+    if has_last_position(config) && task.labels().is_none() && spec.max_length() > positions {
         bail!(
             "`train.max_source` + `train.max_target` = {}: the model has {positions} positions",
             spec.max_length()

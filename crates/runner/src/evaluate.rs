@@ -1,11 +1,12 @@
 //! A task's requests, answered by a model and graded.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use sharelora_model::{
     BeamOptions, GenerateOptions, Input, Rules, Sampling, beam_search, generate, log_likelihoods,
 };
 use sharelora_tasks::{Answer, Encoded, Encoder, Request, RequestKind, Sample, Task};
 
+use crate::data;
 use crate::gradients::{self, Learner};
 use crate::progress::Progress;
 
@@ -107,11 +108,29 @@ impl Engine<'_> {
     /// Token ids of a prompt, with room for the answer; or of a text with a label.
     fn prompt(&self, request: &Request) -> Result<Encoded> {
         let limit = self.learner.model.config.max_positions();
+        if let RequestKind::Generate { max_new_tokens, .. } = &request.kind
+            && data::has_last_position(&self.learner.model.config)
+            && *max_new_tokens >= limit
+        {
+            bail!(
+                "`evaluate.options.max_new_tokens` = {max_new_tokens} leaves no room for a prompt: the model has {limit} positions"
+            );
+        }
         let room = match &request.kind {
             RequestKind::Generate { max_new_tokens, .. } => {
                 limit.saturating_sub(*max_new_tokens).max(1)
             }
-            RequestKind::Choose { .. } => limit,
+            RequestKind::Choose { choices } => {
+                let lengths = choices
+                    .iter()
+                    .map(|c| Ok(self.encoder.encode(c, false)?.len()));
+                let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max();
+                match longest {
+                    // Scored at the prompt's last position.
+                    None | Some(0 | 1) => limit,
+                    Some(longest) => limit.saturating_sub(longest).max(1),
+                }
+            }
             RequestKind::Classify { pair } => {
                 let (text, pair) = (&request.prompt, pair.as_deref());
                 return Ok(self.encoder.encode_text(text, pair, self.text_length)?);

@@ -158,6 +158,13 @@ fn outputs(reference: &Reference, io: &Tensors) -> Result<Vec<Check>> {
         })
         .collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    if let Some(empty) = rows.iter().position(|row| row.is_empty()) {
+        bail!("`attention_mask` is 0 in all of row {empty}");
+    }
+    let positions = model.config.max_positions();
+    if length > positions {
+        bail!("`input_ids` has {length} tokens a row, the model has {positions} positions");
+    }
     // Where the second text of each row begins.
     let seconds: Vec<usize> = match io.has("token_type_ids") {
         false => rows.iter().map(|row| row.len()).collect(),

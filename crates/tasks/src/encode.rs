@@ -146,9 +146,14 @@ impl Encoder {
             .tokenizer
             .post_process(first, second, true)
             .map_err(fail)?;
+        let mut ids = encoding.get_ids().to_vec();
+        if ids.is_empty() {
+            // Nothing to label: the end-of-text token stands for a text without words.
+            ids.push(self.eos);
+        }
         Ok(Encoded {
-            ids: encoding.get_ids().to_vec(),
-            prompt_len: encoding.len(),
+            prompt_len: ids.len(),
+            ids,
             segment: encoding.get_type_ids().iter().position(|kind| *kind == 1),
             label: None,
             truncated: whole > limit.max_length,
@@ -523,6 +528,11 @@ mod tests {
         let single = encoder.encode_text("So 12", None, 1).unwrap();
         assert_eq!(single.ids, ids("So 12")[..1]);
         assert!(encoder.encode_text("So 12", None, 0).is_err());
+        // A head has to read some token.
+        assert_eq!(
+            encoder.encode_text("", None, 9).unwrap().ids,
+            [encoder.eos_id()]
+        );
     }
 
     /// LLaMA 1 begins every text with its own token: its tokenizer says how a pair looks.
