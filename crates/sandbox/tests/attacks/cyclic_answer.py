@@ -1,0 +1,5 @@
+# Breach: an answer that contains itself is sent for ever.
+def solve(x):
+    value = {}
+    value["self"] = [value]
+    return value

@@ -1,0 +1,11 @@
+# Breach: a file system is mounted, or a namespace entered.
+attempt_call("mount", 165, b"none\0", b".\0", b"tmpfs\0", 0, 0)
+attempt_call("umount2", 166, b".\0", 2)
+attempt_call("unshare of users", 272, 0x10000000)
+attempt_call("unshare of mounts", 272, 0x00020000)
+attempt_call("setns", 308, 0, 0)
+attempt_call("pivot_root", 155, b".\0", b".\0")
+attempt_call("open_tree", 428, -100, b".\0", 1)
+attempt_call("move_mount", 429, 0, b"\0", -100, b".\0", 4)
+attempt_call("fsopen", 430, b"tmpfs\0", 0)
+attempt_call("chroot", 161, b".\0")
