@@ -25,8 +25,12 @@ use crate::table::{self, Rows};
 use crate::{Error, Hub, Result, Source, fetch};
 
 /// The descriptions that the program carries with it, so that it runs outside its repository too.
-const BUILT_IN: [(&str, &str); 18] = [
+const BUILT_IN: [(&str, &str); 21] = [
     ("alpaca", include_str!("../../../datasets/alpaca.toml")),
+    (
+        "codealpaca",
+        include_str!("../../../datasets/codealpaca.toml"),
+    ),
     ("e2e", include_str!("../../../datasets/e2e.toml")),
     ("e2e-hub", include_str!("../../../datasets/e2e-hub.toml")),
     (
@@ -56,7 +60,12 @@ const BUILT_IN: [(&str, &str); 18] = [
         include_str!("../../../datasets/glue-stsb.toml"),
     ),
     ("gsm8k", include_str!("../../../datasets/gsm8k.toml")),
+    (
+        "humaneval",
+        include_str!("../../../datasets/humaneval.toml"),
+    ),
     ("mmlu", include_str!("../../../datasets/mmlu.toml")),
+    ("mmlu_pro", include_str!("../../../datasets/mmlu_pro.toml")),
     ("pocket", include_str!("../../../datasets/pocket.toml")),
     (
         "pocket-cola",

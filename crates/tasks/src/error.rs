@@ -66,6 +66,15 @@ pub enum Error {
         key: &'static str,
         reason: String,
     },
+    /// A line of a samples file, or the whole, that cannot be graded.
+    #[error("{place}: {reason}")]
+    Samples { place: String, reason: String },
+    /// A task that is scored alone.
+    #[error("task `{task}` is not trained on: {reason}")]
+    Untrained {
+        task: &'static str,
+        reason: &'static str,
+    },
     /// The tokenizer could not be read, or refused a text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

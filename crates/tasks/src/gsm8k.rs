@@ -9,11 +9,17 @@
 //! | `cot` | `Q: ..\nA:` | the 8 of Wei et al. (arXiv 2201.11903, table 20) | `The answer is N.` |
 //! | `released` | `Question: ..\n\nAnswer: ` | the same 8, in training too | `The final answer is N` |
 //!
-//! Deviations: `shots = n` in `zero_shot` takes the first n rows of `train`, where lm-eval draws n rows
-//! for every question. lm-eval defines no training: `cot` is trained on its own prompt without worked
-//! examples and ends in `The answer is N.`. The released training truncates the source at 512
-//! tokens, which cuts the question off; that is the encoder's doing (`max_source = 512`), not the prompt's.
-//! The released code writes predictions and has no grader: `released` is graded as the other variants are.
+//! `samples = n` draws n answers to every question and takes the majority of their numbers (self-consistency, Wang et
+//! al., arXiv 2203.11171), one vote by the strict and one by the flexible number. Temperature 0.7 without truncation is
+//! the paper's for GPT-3 (section 3.1; `released` has its own), where it draws 40. Among equals the first drawn wins.
+//! The mean exact match is then over questions, as its standard error is.
+//!
+//! Deviations: answers without a number do not vote, and votes are for normalised numbers; lm-eval's `majority_vote`
+//! counts texts as extracted, `[invalid]` too. `shots = n` in `zero_shot` takes the first n rows of `train`, where
+//! lm-eval draws n rows for every question. lm-eval defines no training: `cot` is trained on its own prompt without
+//! worked examples and ends in `The answer is N.`. The released training truncates the source at 512 tokens, which
+//! cuts the question off; that is the encoder's doing (`max_source = 512`), not the prompt's. The released code writes
+//! predictions and has no grader: `released` is graded as the other variants are.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -21,13 +27,26 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::Result;
+use crate::repeats::{self, Repeats};
 use crate::table::Row;
 use crate::task::{
-    self, Answer, Example, Request, RequestKind, Sampling, Target, Task, TaskOptions,
+    self, Answer, Example, Metric, Request, RequestKind, Sample, Sampling, Target, Task,
+    TaskOptions,
 };
 
 const NAME: &str = "gsm8k";
 const VARIANTS: [&str; 3] = ["zero_shot", "cot", "released"];
+
+/// How several answers are drawn.
+const DRAWN: Sampling = Sampling {
+    temperature: 0.7,
+    top_p: 1.0,
+};
+/// How `released` draws answers, one too.
+const RELEASED: Sampling = Sampling {
+    temperature: 0.6,
+    top_p: 0.95,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variant {
@@ -41,6 +60,7 @@ pub struct Gsm8k {
     variant: Variant,
     shots: usize,
     max_new_tokens: usize,
+    repeats: Repeats,
     options: TaskOptions,
 }
 
@@ -69,10 +89,15 @@ impl Gsm8k {
                 reason,
             });
         }
+        let drawn = match variant {
+            Variant::ZeroShot | Variant::Cot => DRAWN,
+            Variant::Released => RELEASED,
+        };
         Ok(Gsm8k {
             variant,
             shots,
             max_new_tokens: options.new_tokens(NAME, tokens)?,
+            repeats: Repeats::new(NAME, options, drawn)?,
             options: options.clone(),
         })
     }
@@ -117,6 +142,38 @@ impl Gsm8k {
         }
         Ok(header)
     }
+
+    /// The number where this variant's answers have it.
+    fn strict<'a>(&self, text: &'a str) -> &'a str {
+        let strict = match self.variant {
+            Variant::ZeroShot => &STRICT,
+            Variant::Cot => &STRICT_COT,
+            Variant::Released => &STRICT_RELEASED,
+        };
+        extract_first(strict, text)
+    }
+}
+
+/// Whether most answers to a question have the right number: 1 or 0.
+fn majority<'a>(answers: &[&'a Sample], extract: impl Fn(&'a str) -> &'a str) -> f64 {
+    let mut votes: Vec<(String, usize)> = Vec::new();
+    for answer in answers {
+        let number = extract(answer.answer.text());
+        if number == INVALID {
+            continue;
+        }
+        let number = normalise(number);
+        match votes.iter_mut().find(|(other, _)| *other == number) {
+            Some((_, count)) => *count += 1,
+            None => votes.push((number, 1)),
+        }
+    }
+    // `max_by_key` keeps the last of equals, hence the reversal.
+    let winner = votes.iter().rev().max_by_key(|(_, count)| *count);
+    let right = answers.first().zip(winner);
+    f64::from(u8::from(right.is_some_and(|(answer, (number, _))| {
+        *number == normalise(&answer.reference)
+    })))
 }
 
 impl Task for Gsm8k {
@@ -129,14 +186,14 @@ impl Task for Gsm8k {
     }
 
     fn variant(&self) -> String {
-        match (self.variant, self.shots) {
+        self.repeats.variant(match (self.variant, self.shots) {
             (Variant::ZeroShot, 0) => "zero_shot".to_owned(),
             (Variant::ZeroShot, n) => format!("{n}_shot"),
             (Variant::Cot, 8) => "cot".to_owned(),
             (Variant::Cot, n) => format!("cot_{n}_shot"),
             (Variant::Released, 8) => "released".to_owned(),
             (Variant::Released, n) => format!("released_{n}_shot"),
-        }
+        })
     }
 
     fn dataset(&self) -> &str {
@@ -178,39 +235,28 @@ impl Task for Gsm8k {
             Variant::Released => &[],
         };
         let stop: Vec<String> = stop.iter().map(|text| (*text).to_owned()).collect();
-        self.options
-            .limited(eval_rows)
-            .iter()
-            .enumerate()
-            .map(|(index, row)| {
-                Ok(Request {
-                    id: index.to_string(),
-                    prompt: format!("{header}{}", self.question(row.text("question")?)),
-                    kind: RequestKind::Generate {
-                        stop: stop.clone(),
-                        max_new_tokens: self.max_new_tokens,
-                    },
-                    reference: row.text("answer")?.to_owned(),
-                    group: None,
-                })
-            })
-            .collect()
+        let mut requests = Vec::new();
+        for (index, row) in self.options.limited(eval_rows).iter().enumerate() {
+            requests.extend(self.repeats.requests(Request {
+                id: index.to_string(),
+                prompt: format!("{header}{}", self.question(row.text("question")?)),
+                kind: RequestKind::Generate {
+                    stop: stop.clone(),
+                    max_new_tokens: self.max_new_tokens,
+                },
+                reference: row.text("answer")?.to_owned(),
+                group: None,
+            }));
+        }
+        Ok(requests)
     }
 
     fn grade(&self, request_reference: &str, answer: &Answer) -> BTreeMap<String, f64> {
         let text = answer.text();
         let reference = normalise(request_reference);
         let grade = |extracted: &str| f64::from(u8::from(normalise(extracted) == reference));
-        let strict = match self.variant {
-            Variant::ZeroShot => &STRICT,
-            Variant::Cot => &STRICT_COT,
-            Variant::Released => &STRICT_RELEASED,
-        };
         [
-            (
-                "exact_match_strict".to_owned(),
-                grade(extract_first(strict, text)),
-            ),
+            ("exact_match_strict".to_owned(), grade(self.strict(text))),
             (
                 "exact_match_flexible".to_owned(),
                 grade(extract_flexible(text)),
@@ -219,15 +265,46 @@ impl Task for Gsm8k {
         .into()
     }
 
+    fn metrics(&self, samples: &[Sample]) -> BTreeMap<String, Metric> {
+        let questions = repeats::by_question(samples);
+        if questions.iter().all(|answers| answers.len() == 1) {
+            return task::metrics(samples);
+        }
+        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for answers in &questions {
+            let mut add =
+                |name: &str, value| values.entry(name.to_owned()).or_default().push(value);
+            for name in ["exact_match_strict", "exact_match_flexible"] {
+                let grades = answers.iter().filter_map(|sample| sample.grades.get(name));
+                let grades: Vec<f64> = grades.copied().collect();
+                if !grades.is_empty() {
+                    add(name, task::mean(&grades).value);
+                }
+            }
+            add(
+                "majority_vote_strict",
+                majority(answers, |text| self.strict(text)),
+            );
+            add(
+                "majority_vote_flexible",
+                majority(answers, extract_flexible),
+            );
+        }
+        let of = |(name, values): (String, Vec<f64>)| (name, task::mean(&values));
+        values.into_iter().map(of).collect()
+    }
+
     fn headline(&self) -> &'static str {
         "exact_match_strict"
     }
 
     fn sampling(&self) -> Option<Sampling> {
-        (self.variant == Variant::Released).then_some(Sampling {
-            temperature: 0.6,
-            top_p: 0.95,
-        })
+        let released = (self.variant == Variant::Released).then_some(RELEASED);
+        self.repeats.sampling.or(released)
+    }
+
+    fn samples(&self) -> usize {
+        self.repeats.samples
     }
 }
 
@@ -294,6 +371,8 @@ const WORKED: [(&str, &str, &str); 8] = [
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::{mirror, mirrored, text};
 
@@ -436,6 +515,101 @@ mod tests {
                 with("cot", None).grade(number, &Answer::Text(text))["exact_match_strict"],
                 1.0
             );
+        }
+    }
+
+    fn drawn(id: &str, text: &str) -> Sample {
+        let task = with("zero_shot", None);
+        let answer = Answer::Text(text.into());
+        Sample {
+            id: id.into(),
+            prompt: String::new(),
+            reference: "work\n#### 4".into(),
+            group: None,
+            grades: task.grade("work\n#### 4", &answer),
+            answer,
+            tokens: 1,
+        }
+    }
+
+    /// Votes are for numbers, not for texts; answers without one abstain; the first drawn wins a tie.
+    #[test]
+    fn majority_votes() {
+        let vote = |texts: &[&str]| {
+            let samples: Vec<Sample> = texts.iter().map(|text| drawn("0", text)).collect();
+            let answers: Vec<&Sample> = samples.iter().collect();
+            (
+                majority(&answers, |text| extract_first(&STRICT, text)),
+                majority(&answers, extract_flexible),
+            )
+        };
+        assert_eq!(vote(&["#### 4", "#### 5", "#### 4."]), (1.0, 1.0));
+        assert_eq!(vote(&["#### 5", "#### 4"]), (0.0, 0.0));
+        assert_eq!(vote(&["#### 4", "#### 5"]), (1.0, 1.0));
+        assert_eq!(vote(&["none", "what", "#### 4"]), (1.0, 1.0));
+        assert_eq!(vote(&["#### 4", "it is 5", "it is $5"]), (1.0, 0.0));
+        assert_eq!(vote(&["", "?"]), (0.0, 0.0));
+        assert_eq!(vote(&[]), (0.0, 0.0));
+    }
+
+    /// With several answers a value is one of a question: n answers to it are not n questions.
+    #[test]
+    fn metrics_of_several_answers() {
+        let mut samples = vec![
+            drawn("0#0", "#### 5"),
+            drawn("0#1", "#### 4"),
+            drawn("0#2", "#### 4"),
+            drawn("1#0", "#### 4"),
+            drawn("1#1", "#### 7"),
+            drawn("1#2", "7"),
+        ];
+        let task = with("zero_shot", None);
+        let found = task.metrics(&samples);
+        let value = |name: &str| (found[name].value, found[name].n);
+        assert_eq!(value("exact_match_strict"), (0.5, 2));
+        assert_eq!(value("majority_vote_strict"), (1.0, 2));
+        assert_eq!(value("majority_vote_flexible"), (0.5, 2));
+        assert!(found["exact_match_strict"].stderr.unwrap() > 0.0);
+        samples.reverse();
+        assert_eq!(task.metrics(&samples), found);
+        let single = [drawn("0", "#### 4"), drawn("1", "")];
+        assert_eq!(task.metrics(&single), task::metrics(&single));
+        assert!(task.metrics(&[]).is_empty());
+    }
+
+    #[test]
+    fn several_requests_for_each_question() {
+        let several = |variant: &str, temperature| {
+            Gsm8k::new(&TaskOptions {
+                variant: Some(variant.into()),
+                samples: Some(2),
+                temperature,
+                ..TaskOptions::default()
+            })
+            .unwrap()
+        };
+        let rows = [row(), row()];
+        let requests = several("cot", None).requests(&rows, &[]).unwrap();
+        let ids: Vec<&str> = requests.iter().map(|request| request.id.as_str()).collect();
+        assert_eq!(ids, ["0#0", "0#1", "1#0", "1#1"]);
+        assert_eq!(several("cot", None).sampling(), Some(DRAWN));
+        assert_eq!(several("released", None).sampling(), Some(RELEASED));
+        let warm = several("released", Some(1.0)).sampling().unwrap();
+        assert_eq!((warm.temperature, warm.top_p), (1.0, 0.95));
+        assert_eq!(with("released", None).sampling(), Some(RELEASED));
+        assert_eq!(with("cot", None).sampling(), None);
+    }
+
+    proptest! {
+        /// Any text has a grade of 0 or 1, and a vote.
+        #[test]
+        fn any_text_is_graded(text in "(#### |The (final )?answer is |[$0-9.,-]|\\PC|\n){0,16}") {
+            for variant in VARIANTS {
+                let grades = with(variant, None).grade(&text, &Answer::Text(text.clone()));
+                prop_assert!(grades.values().all(|grade| [0.0, 1.0].contains(grade)));
+            }
+            let sample = drawn("0", &text);
+            prop_assert!([0.0, 1.0].contains(&majority(&[&sample], extract_flexible)));
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! One way through: a [`DatasetSpec`] names files, [`load_split`] reads their rows, a [`Task`] turns
 //! rows into training [`Example`]s and scoring [`Request`]s, an [`Encoder`] turns examples into token
-//! ids (kept in the [`cache`]), a task's `grade` turns the model's [`Answer`]s into numbers, and its `metrics`
-//! those of all [`Sample`]s into a few.
+//! ids (kept in the [`cache`]), a task's `grade` turns the model's [`Answer`]s into numbers (or its `program` names what
+//! a sandbox has to run for them), and its `metrics` those of all [`Sample`]s into a few.
 
 mod alpaca;
 mod bootstrap;
 pub mod cache;
+pub mod completions;
 pub mod corpus;
 mod dataset;
 mod e2e;
@@ -17,9 +18,14 @@ mod fetch;
 mod glue;
 mod gsm8k;
 mod hash;
+mod humaneval;
+#[cfg(test)]
+mod lm_eval;
 mod mmlu;
+mod mmlu_pro;
 mod pocket;
 mod pocket_tokenizer;
+mod repeats;
 mod table;
 mod task;
 #[cfg(test)]
@@ -35,8 +41,8 @@ pub use pocket_tokenizer::{
 };
 pub use table::{Row, Rows, Value, rows_hash};
 pub use task::{
-    Answer, BeamSearch, Example, Labels, Metric, Request, RequestKind, Sample, Sampling, TASKS,
-    Target, Task, TaskOptions, metrics, prompt_hash, task,
+    Answer, BeamSearch, Example, Labels, Metric, Program, Request, RequestKind, Sample, Sampling,
+    TASKS, Target, Task, TaskOptions, metrics, prompt_hash, task,
 };
 
 /// Result of this crate.

@@ -11,15 +11,47 @@
 //!
 //! lm-eval averages over questions (`accuracy`), the ShareLoRA code over subjects (`accuracy_macro`). `limit`
 //! counts per subject, as each subject is a task of its own in lm-eval. The default is 5 worked examples.
+//! The four areas (`accuracy_stem`, ..) are lm-eval's groups, averages over their questions; the authors' own list has
+//! anatomy under other, not under STEM. `breakdown` has the subjects.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::table::Row;
-use crate::task::{self, Answer, Example, Request, RequestKind, Target, Task, TaskOptions};
+use crate::task::{
+    self, Answer, Example, Metric, Request, RequestKind, Sample, Target, Task, TaskOptions,
+};
 use crate::{Error, Result};
 
 const NAME: &str = "mmlu";
 const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+
+/// The areas and their subjects, as the tags of lm-eval's task files.
+#[rustfmt::skip]
+pub(crate) const AREAS: [(&str, &[&str]); 4] = [
+    ("stem", &[
+        "abstract_algebra", "anatomy", "astronomy", "college_biology", "college_chemistry",
+        "college_computer_science", "college_mathematics", "college_physics", "computer_security",
+        "conceptual_physics", "electrical_engineering", "elementary_mathematics", "high_school_biology",
+        "high_school_chemistry", "high_school_computer_science", "high_school_mathematics",
+        "high_school_physics", "high_school_statistics", "machine_learning",
+    ]),
+    ("humanities", &[
+        "formal_logic", "high_school_european_history", "high_school_us_history", "high_school_world_history",
+        "international_law", "jurisprudence", "logical_fallacies", "moral_disputes", "moral_scenarios",
+        "philosophy", "prehistory", "professional_law", "world_religions",
+    ]),
+    ("social_sciences", &[
+        "econometrics", "high_school_geography", "high_school_government_and_politics",
+        "high_school_macroeconomics", "high_school_microeconomics", "high_school_psychology",
+        "human_sexuality", "professional_psychology", "public_relations", "security_studies", "sociology",
+        "us_foreign_policy",
+    ]),
+    ("other", &[
+        "business_ethics", "clinical_knowledge", "college_medicine", "global_facts", "human_aging",
+        "management", "marketing", "medical_genetics", "miscellaneous", "nutrition", "professional_accounting",
+        "professional_medicine", "virology",
+    ]),
+];
 
 /// See the module's text.
 pub struct Mmlu {
@@ -93,15 +125,7 @@ impl Mmlu {
 
     /// The header and the worked examples of every subject in `eval_rows`.
     fn headers(&self, eval_rows: &[Row], shot_rows: &[Row]) -> Result<HashMap<String, String>> {
-        let mut by_subject: HashMap<&str, Vec<Row>> = HashMap::new();
-        if self.shots > 0 {
-            for row in shot_rows {
-                let rows = by_subject.entry(row.text("subject")?).or_default();
-                if rows.len() < self.shots {
-                    rows.push(row.clone());
-                }
-            }
-        }
+        let by_subject = task::shots_by(shot_rows, "subject", self.shots)?;
         let mut headers = HashMap::new();
         for row in eval_rows {
             let subject = row.text("subject")?;
@@ -113,14 +137,7 @@ impl Mmlu {
                 .get(subject)
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            let rows = task::shots(NAME, rows, self.shots).map_err(|error| match error {
-                Error::Option { task, key, reason } => Error::Option {
-                    task,
-                    key,
-                    reason: format!("subject `{subject}`: {reason}"),
-                },
-                other => other,
-            })?;
+            task::enough(NAME, "subject", subject, rows.len(), self.shots)?;
             for (index, row) in rows.iter().enumerate() {
                 header += &format!(
                     "{} {}\n\n",
@@ -183,15 +200,8 @@ impl Task for Mmlu {
             .iter()
             .map(|letter| format!("{space}{letter}"))
             .collect();
-        let mut seen: HashMap<&str, usize> = HashMap::new();
         let mut requests = Vec::new();
-        for (index, row) in eval_rows.iter().enumerate() {
-            let subject = row.text("subject")?;
-            let count = seen.entry(subject).or_default();
-            *count += 1;
-            if *count > self.limit {
-                continue;
-            }
+        for (index, subject, row) in task::limited_by(eval_rows, "subject", self.limit)? {
             let header = headers.get(subject).map(String::as_str).unwrap_or_default();
             requests.push(Request {
                 id: index.to_string(),
@@ -215,6 +225,25 @@ impl Task for Mmlu {
         };
         let right = chosen.is_some_and(|letter| *letter == request_reference);
         [("accuracy".to_owned(), f64::from(u8::from(right)))].into()
+    }
+
+    fn metrics(&self, samples: &[Sample]) -> BTreeMap<String, Metric> {
+        let mut metrics = task::metrics(samples);
+        for (area, subjects) in AREAS {
+            let in_area = |sample: &&Sample| {
+                let subject = sample.group.as_deref();
+                subject.is_some_and(|subject| subjects.contains(&subject))
+            };
+            let grades: Vec<f64> = samples
+                .iter()
+                .filter(in_area)
+                .filter_map(|sample| sample.grades.get("accuracy").copied())
+                .collect();
+            if !grades.is_empty() {
+                metrics.insert(format!("accuracy_{area}"), task::mean(&grades));
+            }
+        }
+        metrics
     }
 
     fn headline(&self) -> &'static str {
@@ -332,6 +361,45 @@ mod tests {
         assert_eq!(grade(&[]), 0.0);
     }
 
+    /// An area is an average over its questions, as lm-eval weighs it; the others stay as they were.
+    #[test]
+    fn areas() {
+        let sample = |subject: &str, grade| Sample {
+            id: "0".into(),
+            prompt: String::new(),
+            reference: "A".into(),
+            group: Some(subject.into()),
+            answer: Answer::Text(String::new()),
+            tokens: 0,
+            grades: [("accuracy".to_owned(), grade)].into(),
+        };
+        let samples = [
+            sample("anatomy", 1.0),
+            sample("astronomy", 0.0),
+            sample("astronomy", 1.0),
+            sample("virology", 0.0),
+            sample("a subject of nobody", 1.0),
+        ];
+        let found = with("lm_eval", 0).metrics(&samples);
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            [
+                "accuracy",
+                "accuracy_macro",
+                "accuracy_other",
+                "accuracy_stem"
+            ]
+        );
+        assert!((found["accuracy_stem"].value - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(
+            (found["accuracy_stem"].n, found["accuracy_other"].value),
+            (3, 0.0)
+        );
+        for (name, metric) in task::metrics(&samples) {
+            assert_eq!(found[&name], metric);
+        }
+    }
+
     #[test]
     fn real_rows() {
         let Some(mirror) = mirror() else { return };
@@ -349,6 +417,13 @@ mod tests {
         );
         let requests = with("lm_eval", 5).requests(&test, &dev).unwrap();
         assert_eq!(requests.len(), 14042);
+        let in_an_area = |request: &Request| {
+            let subject = request.group.as_deref().unwrap();
+            AREAS
+                .iter()
+                .any(|(_, subjects)| subjects.contains(&subject))
+        };
+        assert!(requests.iter().all(in_an_area));
         let first = &requests[0];
         assert!(first.prompt.starts_with(
             "The following are multiple choice questions (with answers) about abstract algebra.\n\n\

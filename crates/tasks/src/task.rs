@@ -2,7 +2,7 @@
 //!
 //! Tasks are pure: no files, no model. One file per task; [`task`] finds them by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -10,7 +10,9 @@ use crate::alpaca::Alpaca;
 use crate::e2e::E2e;
 use crate::glue::{self, Glue};
 use crate::gsm8k::Gsm8k;
+use crate::humaneval::HumanEval;
 use crate::mmlu::Mmlu;
+use crate::mmlu_pro::MmluPro;
 use crate::pocket::PocketTask;
 use crate::table::Row;
 use crate::{Error, Result, hash};
@@ -187,6 +189,21 @@ pub struct BeamSearch {
     pub no_repeat_ngram: usize,
 }
 
+/// A program that an answer completes, with its test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The problem's name.
+    pub task_id: String,
+    /// The beginning of the program: imports, signature, description.
+    pub prompt: String,
+    /// Defines `check(candidate)`.
+    pub test: String,
+    /// The function that is checked.
+    pub entry_point: String,
+    /// The model's continuation of `prompt`.
+    pub completion: String,
+}
+
 /// A task: its data, its prompts, its grades.
 pub trait Task: Send + Sync {
     /// Name, as in [`TASKS`].
@@ -213,6 +230,36 @@ pub trait Task: Send + Sync {
     }
     /// The metric that stands for the task.
     fn headline(&self) -> &str;
+    /// The mean of the headline's grade in each subject or category; empty where samples have no groups.
+    fn breakdown(&self, samples: &[Sample]) -> BTreeMap<String, Metric> {
+        let mut groups: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for sample in samples {
+            if let (Some(group), Some(grade)) = (&sample.group, sample.grades.get(self.headline()))
+            {
+                groups.entry(group).or_default().push(*grade);
+            }
+        }
+        let of = |(group, grades): (&str, Vec<f64>)| (group.to_owned(), mean(&grades));
+        groups.into_iter().map(of).collect()
+    }
+    /// What the variant does not say of the worked examples in `shot_rows`: that there are none, where the task goes on
+    /// without them. `None` for a task that does not.
+    fn note(&self, _shot_rows: &[Row]) -> Option<String> {
+        None
+    }
+    /// The program whose outcome is the grade `passed` (1 or 0), where answers are graded by running them; such a task's
+    /// `grade` has no grades, and its `metrics` read `passed`. `None` for a reference that is not this task's.
+    fn program(&self, _request_reference: &str, _answer: &Answer) -> Option<Program> {
+        None
+    }
+    /// Whether [`Task::program`] has programs, which need a sandbox.
+    fn runs_programs(&self) -> bool {
+        false
+    }
+    /// Requests for each question.
+    fn samples(&self) -> usize {
+        1
+    }
     /// What the labels are, where texts are labelled; `None` where answers are generated or chosen.
     fn labels(&self) -> Option<Labels> {
         None
@@ -232,7 +279,7 @@ pub trait Task: Send + Sync {
 }
 
 /// Options of a task; what is absent takes the variant's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskOptions {
     /// Protocol, one of the task's.
@@ -244,7 +291,7 @@ pub struct TaskOptions {
     /// Limit of an answer, in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
-    /// Score only the first rows (MMLU: the first of every subject).
+    /// Score only the first rows (MMLU and MMLU-Pro: the first of every subject or category).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// Score this split instead of the task's own.
@@ -253,6 +300,12 @@ pub struct TaskOptions {
     /// Read this dataset instead of the task's own: another description with the same columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
+    /// Answers drawn for each question; one is the most likely, where no temperature is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// Divides the logits that answers are drawn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
 }
 
 impl TaskOptions {
@@ -299,9 +352,23 @@ impl TaskOptions {
 }
 
 /// The task names.
-pub const TASKS: [&str; 13] = [
-    "alpaca", "cola", "e2e", "gsm8k", "mmlu", "mnli", "mrpc", "pocket", "qnli", "qqp", "rte",
-    "sst2", "stsb",
+pub const TASKS: [&str; 16] = [
+    "alpaca",
+    "codealpaca",
+    "cola",
+    "e2e",
+    "gsm8k",
+    "humaneval",
+    "mmlu",
+    "mmlu_pro",
+    "mnli",
+    "mrpc",
+    "pocket",
+    "qnli",
+    "qqp",
+    "rte",
+    "sst2",
+    "stsb",
 ];
 
 /// The task `name`.
@@ -312,9 +379,12 @@ pub const TASKS: [&str; 13] = [
 pub fn task(name: &str, options: &TaskOptions) -> Result<Box<dyn Task>> {
     let task: Box<dyn Task> = match name {
         "alpaca" => Box::new(Alpaca::new(options)?),
+        "codealpaca" => Box::new(Alpaca::code(options)?),
         "e2e" => Box::new(E2e::new(options)?),
         "gsm8k" => Box::new(Gsm8k::new(options)?),
+        "humaneval" => Box::new(HumanEval::new(options)?),
         "mmlu" => Box::new(Mmlu::new(options)?),
+        "mmlu_pro" => Box::new(MmluPro::new(options)?),
         "pocket" => Box::new(PocketTask::new(options)?),
         _ => match glue::find(name) {
             Some(protocol) => Box::new(Glue::new(protocol, options)?),
@@ -335,7 +405,79 @@ pub fn task(name: &str, options: &TaskOptions) -> Result<Box<dyn Task>> {
             });
         }
     }
+    // Most tasks take the most likely answer, one to a question.
+    let refuse = |key, reason: String| {
+        Err(Error::Option {
+            task: task.name(),
+            key,
+            reason,
+        })
+    };
+    if let Some(asked) = options.samples.filter(|asked| *asked != task.samples()) {
+        let reason = format!("{asked} answers are not drawn: each question has one");
+        return refuse("samples", reason);
+    }
+    if options.temperature.is_some()
+        && options.temperature != task.sampling().map(|s| s.temperature)
+    {
+        return refuse("temperature", "nothing is drawn from logits".to_owned());
+    }
     Ok(task)
+}
+
+/// The first `count` rows of each group, a text in `column`, for worked examples.
+pub(crate) fn shots_by<'a>(
+    rows: &'a [Row],
+    column: &str,
+    count: usize,
+) -> Result<HashMap<&'a str, Vec<&'a Row>>> {
+    let mut groups: HashMap<&str, Vec<&Row>> = HashMap::new();
+    for row in rows.iter().filter(|_| count > 0) {
+        let group = groups.entry(row.text(column)?).or_default();
+        if group.len() < count {
+            group.push(row);
+        }
+    }
+    Ok(groups)
+}
+
+/// Fails where `group` has `found` worked examples and not `count`.
+pub(crate) fn enough(
+    task: &'static str,
+    column: &str,
+    group: &str,
+    found: usize,
+    count: usize,
+) -> Result<()> {
+    if found >= count {
+        return Ok(());
+    }
+    Err(Error::Option {
+        task,
+        key: "shots",
+        reason: format!(
+            "{column} `{group}`: wants {count} worked examples, the split has {found} rows"
+        ),
+    })
+}
+
+/// The first `limit` rows of each group, a text in `column`, with their index and group.
+pub(crate) fn limited_by<'a>(
+    rows: &'a [Row],
+    column: &str,
+    limit: usize,
+) -> Result<Vec<(usize, &'a str, &'a Row)>> {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    let mut kept = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let group = row.text(column)?;
+        let count = seen.entry(group).or_default();
+        *count += 1;
+        if *count <= limit {
+            kept.push((index, group, row));
+        }
+    }
+    Ok(kept)
 }
 
 /// The first `count` of `rows`, for worked examples.
@@ -612,5 +754,73 @@ mod tests {
     fn options_left_out_are_not_written() {
         let text = serde_json::to_string(&TaskOptions::default()).unwrap();
         assert_eq!(text, "{}");
+        let text = r#"{"variant":"cot","shots":2,"max_new_tokens":3,"limit":4,"split":"test","dataset":"gsm8k"}"#;
+        let options: TaskOptions = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&options).unwrap(), text);
+    }
+
+    /// A task that draws nothing may not ignore that it was asked to: its record would say what was not done.
+    #[test]
+    fn tasks_draw_answers_or_refuse() {
+        for name in TASKS {
+            let asked = |samples, temperature| {
+                task(
+                    name,
+                    &TaskOptions {
+                        samples,
+                        temperature,
+                        ..TaskOptions::default()
+                    },
+                )
+            };
+            if ["gsm8k", "humaneval"].contains(&name) {
+                let drawn = asked(Some(3), Some(0.5)).unwrap();
+                assert_eq!(
+                    (drawn.samples(), drawn.sampling().unwrap().temperature),
+                    (3, 0.5)
+                );
+                let own = asked(None, None).unwrap();
+                assert_ne!(own.variant(), drawn.variant());
+                assert_ne!(
+                    asked(Some(2), Some(0.5)).unwrap().variant(),
+                    drawn.variant()
+                );
+                assert_eq!(asked(Some(1), None).unwrap().variant(), own.variant());
+                assert_eq!(asked(Some(1), None).unwrap().sampling(), own.sampling());
+                assert!(asked(None, Some(0.5)).unwrap().sampling().is_some());
+            } else {
+                for (samples, temperature, key) in [
+                    (Some(2), None, "`samples`"),
+                    (None, Some(0.5), "`temperature`"),
+                ] {
+                    let message = asked(samples, temperature).err().unwrap().to_string();
+                    assert!(message.contains(key) && message.contains(name), "{message}");
+                }
+            }
+            assert!(asked(Some(0), None).is_err());
+            for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+                assert!(
+                    asked(None, Some(temperature)).is_err(),
+                    "{name} {temperature}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn breakdown_is_by_group() {
+        let mmlu = task("mmlu", &TaskOptions::default()).unwrap();
+        let samples = [
+            sample(Some("a"), 1.0),
+            sample(Some("b"), 0.0),
+            sample(Some("a"), 0.0),
+            sample(None, 1.0),
+        ];
+        let found = mmlu.breakdown(&samples);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            (found["a"].value, found["a"].n, found["b"].stderr),
+            (0.5, 2, None)
+        );
     }
 }
