@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::difference::{Difference, Test, differs};
 use crate::number::{fixed, mebibytes, percent, thousands};
+use crate::pairs::{self, Pairs};
 use crate::record::{Record, Run, Status, natural};
-use crate::statistics::{self, Estimate, differs};
+use crate::statistics::{self, Estimate};
 use crate::style;
 use crate::table::{Cell, Column, Table};
 
@@ -33,12 +35,12 @@ pub struct Row {
     pub ended: [usize; 3],
 }
 
-/// What the intervals say about one column.
+/// What [`differs`] says about one column.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verdict {
-    /// The row that is better than the second best by more than their interval.
+    /// The row that differs from the second best and is better.
     pub best: Option<usize>,
-    /// Pairs of rows, better first, whose difference is larger than its interval.
+    /// Pairs of rows that differ, better first.
     pub pairs: Vec<(usize, usize)>,
     /// Whether every pair could be judged; without an interval none can.
     pub judged: bool,
@@ -57,12 +59,26 @@ pub struct Comparison {
     pub metrics: Vec<String>,
     /// Metrics that are shown in percent: all values lie in 0..=1.
     pub percent: BTreeSet<String>,
+    /// The differences between rows, by headline metric.
+    pub pairs: BTreeMap<String, Pairs>,
     /// The table.
     pub table: Table,
 }
 
 /// The heading of the losses, also their name in sentences.
 const LOSS: &str = "Held-out loss";
+
+/// What is said of a metric where no difference counts.
+pub(crate) const NO_DIFFERENCE: &str = "no difference counts";
+
+/// A p-value for readers: `p = 0.453`, `p < 0.001`.
+pub fn p_value(p: f64) -> String {
+    if p < 0.001 {
+        "p < 0.001".into()
+    } else {
+        format!("p = {}", fixed(p, 3))
+    }
+}
 
 /// Axes on which `records` differ, but for those that name the method or the seed.
 pub fn varying_axes<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Vec<String> {
@@ -81,6 +97,24 @@ pub fn varying_axes<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Ve
         .filter(|key| varies(key) && last(key) != "seed" && !names_method(key))
         .cloned()
         .collect()
+}
+
+/// Whether the values of an axis have no headline metric in common, as tasks have none: then its runs are columns of one row and
+/// no rows of their own.
+fn divides_metrics(axis: &str, runs: &[Run]) -> bool {
+    let mut by_value: BTreeMap<Option<&String>, BTreeSet<&String>> = BTreeMap::new();
+    for run in runs {
+        let found = by_value.entry(run.record.axes.get(axis)).or_default();
+        found.extend(run.record.metrics.keys().filter(|key| is_headline(key)));
+    }
+    let total: usize = by_value.values().map(BTreeSet::len).sum();
+    let all: BTreeSet<_> = by_value.values().flatten().collect();
+    by_value.len() > 1 && by_value.values().all(|found| !found.is_empty()) && all.len() == total
+}
+
+/// A metric of a table: its key has the form `task/metric`.
+fn is_headline(key: &str) -> bool {
+    key.matches('/').count() == 1
 }
 
 /// The last part of a dotted key, which is what readers call it.
@@ -112,8 +146,8 @@ pub fn lower_is_better(metric: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// Judges a column: `estimates` by row, `None` where a row has no value.
-pub fn judge(estimates: &[Option<&Estimate>], lower_is_better: bool) -> Verdict {
+/// Judges a column: `estimates` by row, `None` where a row has no value, and their differences.
+pub fn judge(estimates: &[Option<&Estimate>], pairs: &Pairs, lower_is_better: bool) -> Verdict {
     let mut ranked: Vec<(usize, &Estimate)> = estimates
         .iter()
         .enumerate()
@@ -132,9 +166,9 @@ pub fn judge(estimates: &[Option<&Estimate>], lower_is_better: bool) -> Verdict 
         rows: ranked.len(),
         ..Verdict::default()
     };
-    for (place, &(better, a)) in ranked.iter().enumerate() {
-        for &(worse, b) in ranked.iter().skip(place + 1) {
-            match differs(a, b) {
+    for (place, &(better, _)) in ranked.iter().enumerate() {
+        for &(worse, _) in ranked.iter().skip(place + 1) {
+            match pairs.difference(better, worse).as_ref().and_then(differs) {
                 Some(true) => verdict.pairs.push((better, worse)),
                 Some(false) => {}
                 None => verdict.judged = false,
@@ -151,14 +185,15 @@ pub fn judge(estimates: &[Option<&Estimate>], lower_is_better: bool) -> Verdict 
 
 /// Compares the runs of an experiment.
 pub fn compare(title: &str, runs: &[Run]) -> Comparison {
-    let axes = varying_axes(runs.iter().map(|run| &run.record));
-    let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
+    let mut axes = varying_axes(runs.iter().map(|run| &run.record));
+    axes.retain(|axis| !divides_metrics(axis, runs));
+    let mut groups: BTreeMap<_, Vec<&Run>> = BTreeMap::new();
     for run in runs {
         let record = &run.record;
         let values = axis_values(record, &axes);
         let places: Vec<_> = values.iter().map(|value| natural(value)).collect();
         let key = (style::method_order(&record.method), places);
-        groups.entry(key).or_default().push(record);
+        groups.entry(key).or_default().push(run);
     }
     let finished = || {
         runs.iter()
@@ -167,7 +202,7 @@ pub fn compare(title: &str, runs: &[Run]) -> Comparison {
     };
     let metrics: BTreeSet<String> = finished()
         .flat_map(|record| &record.metrics)
-        .filter(|(key, metric)| key.matches('/').count() == 1 && metric.value.is_finite())
+        .filter(|(key, metric)| is_headline(key) && metric.value.is_finite())
         .map(|(key, _)| key.clone())
         .collect();
     let metrics: Vec<String> = metrics.into_iter().collect();
@@ -180,22 +215,67 @@ pub fn compare(title: &str, runs: &[Run]) -> Comparison {
         })
         .cloned()
         .collect();
-    let rows = groups
+    let mut rows: Vec<Row> = groups
         .values()
-        .filter_map(|records| row(records, &axes, &metrics))
+        .filter_map(|runs| row(runs, &axes))
         .collect();
+    let scored: Vec<Vec<&Run>> = groups
+        .into_values()
+        .map(|mut runs| {
+            runs.retain(|run| run.record.status == Status::Finished);
+            runs
+        })
+        .collect();
+    let mut pairs = BTreeMap::new();
+    for metric in &metrics {
+        let (estimates, differences) = pairs::estimate(metric, &scored, references(&rows));
+        for (row, estimate) in rows.iter_mut().zip(estimates) {
+            row.metrics
+                .extend(estimate.map(|estimate| (metric.clone(), estimate)));
+        }
+        pairs.insert(metric.clone(), differences);
+    }
     let mut comparison = Comparison {
         axes,
         rows,
         metrics,
         percent,
+        pairs,
         table: Table::default(),
     };
     comparison.table = comparison.main_table(title, runs);
     comparison
 }
 
-fn row(records: &[&Record], axes: &[String], metrics: &[String]) -> Option<Row> {
+/// For each row the one it is compared with: LoRA, or where there is none the first trained method, with the same other axes;
+/// the only such row where none has them.
+fn references(rows: &[Row]) -> Vec<Option<usize>> {
+    let trained = || rows.iter().filter(|row| row.trainable_parameters > 0);
+    let method = trained()
+        .find(|row| row.method == "lora")
+        .or_else(|| trained().next())
+        .map(|row| row.method.as_str());
+    let candidates: Vec<usize> = (0..rows.len())
+        .filter(|place| Some(rows[*place].method.as_str()) == method)
+        .collect();
+    let same_axes = |row: &Row| {
+        candidates
+            .iter()
+            .find(|place| rows[**place].axes == row.axes)
+    };
+    (0..rows.len())
+        .map(|place| {
+            let found = match (same_axes(&rows[place]), candidates.as_slice()) {
+                (Some(found), _) | (None, [found]) => Some(*found),
+                _ => None,
+            };
+            found.filter(|found| *found != place)
+        })
+        .collect()
+}
+
+fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
+    let records: Vec<&Record> = runs.iter().map(|run| &run.record).collect();
     let first = records.first()?;
     let finished: Vec<&&Record> = records
         .iter()
@@ -208,15 +288,6 @@ fn row(records: &[&Record], axes: &[String], metrics: &[String]) -> Option<Row> 
             .filter(|value| value.is_finite())
             .collect()
     };
-    let scores = metrics.iter().filter_map(|key| {
-        let values: Vec<_> = finished
-            .iter()
-            .filter_map(|record| record.metrics.get(key))
-            .filter(|metric| metric.value.is_finite())
-            .map(|metric| (metric.value, metric.stderr, metric.n))
-            .collect();
-        Some((key.clone(), statistics::metric(&values)?))
-    });
     let values = axis_values(first, axes);
     let ended = [Status::Finished, Status::Diverged, Status::Failed]
         .map(|status| records.iter().filter(|r| r.status == status).count());
@@ -227,7 +298,7 @@ fn row(records: &[&Record], axes: &[String], metrics: &[String]) -> Option<Row> 
         trainable_parameters: first.trainable_parameters,
         held_out_loss: statistics::loss(&finite(|record| record.held_out_loss)),
         held_out_loss_before: statistics::mean(&finite(|record| record.held_out_loss_before)),
-        metrics: scores.collect(),
+        metrics: BTreeMap::new(),
         tokens_per_second: statistics::mean(&finite(|record| record.tokens_per_second)),
         peak_memory_bytes: finished.iter().map(|record| record.peak_memory_bytes).max(),
         ended,
@@ -238,13 +309,51 @@ impl Comparison {
     /// What the intervals say about the held-out loss.
     pub fn judge_loss(&self) -> Verdict {
         let losses: Vec<_> = self.rows.iter().map(|r| r.held_out_loss.as_ref()).collect();
-        judge(&losses, true)
+        judge(&losses, &Pairs::unpaired(&losses), true)
     }
 
     /// What the intervals say about a headline metric.
     pub fn judge_metric(&self, metric: &str) -> Verdict {
         let scores: Vec<_> = self.rows.iter().map(|r| r.metrics.get(metric)).collect();
-        judge(&scores, lower_is_better(metric))
+        let none = Pairs::default();
+        let pairs = self.pairs.get(metric).unwrap_or(&none);
+        judge(&scores, pairs, lower_is_better(metric))
+    }
+
+    /// A row less the row that it is compared with and that row, where the metric has any paired comparison.
+    pub fn against(&self, metric: &str, row: usize) -> Option<(usize, Difference)> {
+        let pairs = self.pairs.get(metric)?;
+        (pairs.corrected() > 0).then(|| pairs.to_reference(row))?
+    }
+
+    /// The method that rows are compared with, for readers, where the metric has any paired comparison.
+    pub fn reference(&self, metric: &str) -> Option<&str> {
+        let (reference, _) = (0..self.rows.len()).find_map(|row| self.against(metric, row))?;
+        Some(style::method_name(&self.rows.get(reference)?.method))
+    }
+
+    /// A difference as readers see it: `+1.0 (−0.9 to 2.9), p = 0.453`, with the corrected p-value, without a unit.
+    pub fn show_difference(&self, metric: &str, difference: &Difference) -> String {
+        let signed = |value: f64| {
+            let text = self.show(metric, value);
+            let is_zero = !text.contains(|c: char| c.is_ascii_digit() && c != '0');
+            match text.strip_prefix('-') {
+                Some(digits) if is_zero => digits.to_owned(),
+                Some(digits) => format!("−{digits}"),
+                None => text,
+            }
+        };
+        let mut text = signed(difference.value);
+        if difference.value > 0.0 {
+            text.insert(0, '+');
+        }
+        if let Some((low, high)) = difference.interval {
+            text += &format!(" ({} to {})", signed(low), signed(high));
+        }
+        match difference.corrected {
+            Some(p) => format!("{text}, {}", p_value(p)),
+            None => text + ", not paired",
+        }
     }
 
     /// Whether training made a difference but no trained setting differs from another.
@@ -269,6 +378,15 @@ impl Comparison {
             percent(value)
         } else {
             fixed(value, 3)
+        }
+    }
+
+    /// What a metric's values are multiplied with to be shown.
+    fn scale(&self, metric: &str) -> f64 {
+        if self.percent.contains(metric) {
+            100.0
+        } else {
+            1.0
         }
     }
 
@@ -308,12 +426,18 @@ impl Comparison {
             } else {
                 format!("{metric} ({})", unit.join(", "))
             }));
+            if let Some(reference) = self.reference(metric) {
+                columns.push(Column::right(self.difference_heading(metric, reference)));
+            }
         }
         columns.push(Column::right("Tokens/s"));
         columns.push(Column::right("Peak memory (MiB)"));
         columns.push(Column::left("Runs"));
 
-        let mut rows: Vec<Vec<Cell>> = self.rows.iter().map(|row| self.cells(row)).collect();
+        let mut rows: Vec<Vec<Cell>> = (0..)
+            .zip(&self.rows)
+            .map(|(place, row)| self.cells(place, row))
+            .collect();
         let mut embolden = |column: usize, best: Option<usize>| {
             let row = best.and_then(|best| rows.get_mut(best));
             if let Some(cell) = row.and_then(|row| row.get_mut(column)) {
@@ -329,38 +453,37 @@ impl Comparison {
                 "{LOSS}: a setting with one seed has no interval, so differences cannot be told from the seed's noise."
             ));
         } else if loss.rows > 1 && loss.pairs.is_empty() {
-            notes.push(format!(
-                "{LOSS}: no difference is larger than its interval."
-            ));
+            notes.push(format!("{LOSS}: {NO_DIFFERENCE}."));
         }
-        for (index, metric) in self.metrics.iter().enumerate() {
+        let mut column = loss_column;
+        for metric in &self.metrics {
             let verdict = self.judge_metric(metric);
-            embolden(loss_column + 1 + index, verdict.best);
+            column += 1;
+            embolden(column, verdict.best);
+            column += usize::from(self.reference(metric).is_some());
             if verdict.rows < 2 || !verdict.judged {
                 continue;
             }
             if verdict.pairs.is_empty() {
-                notes.push(format!(
-                    "{metric}: no difference is larger than its interval."
-                ));
+                notes.push(format!("{metric}: {NO_DIFFERENCE}."));
             } else if self.only_over_untrained(&verdict) {
                 notes.push(format!(
-                    "{metric}: among the trained methods no difference is larger than its interval."
+                    "{metric}: among the trained methods {NO_DIFFERENCE}."
                 ));
             }
         }
+        notes.extend(self.test_notes());
         if rows.iter().flatten().any(|cell| cell.bold) {
-            notes.push(
-                "Bold: better than the second best by more than the 95 % interval of the difference."
-                    .into(),
-            );
+            notes.push("Bold: better than the second best, and the difference counts.".into());
         }
         if self
             .rows
             .iter()
             .any(|row| row.metrics.values().any(|e| e.spread.is_some()))
         {
-            notes.push("± of a metric is its standard error.".into());
+            notes.push(
+                "± of a metric is its standard error, in brackets stands the 95 % interval.".into(),
+            );
         }
         if self.rows.iter().any(|row| row.ended[0] > 1) {
             notes.push(
@@ -396,7 +519,77 @@ impl Comparison {
         }
     }
 
-    fn cells(&self, row: &Row) -> Vec<Cell> {
+    fn difference_heading(&self, metric: &str, reference: &str) -> String {
+        if self.percent.contains(metric) {
+            format!("{metric} − {reference} (points)")
+        } else {
+            format!("{metric} − {reference}")
+        }
+    }
+
+    /// How the differences of the metrics were judged.
+    fn test_notes(&self) -> Vec<String> {
+        let mut paired: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut unpaired = Vec::new();
+        for metric in &self.metrics {
+            let Some(pairs) = self.pairs.get(metric) else {
+                continue;
+            };
+            let Some(reference) = self.reference(metric) else {
+                if !pairs.tests().is_empty() {
+                    unpaired.push(metric.as_str());
+                }
+                continue;
+            };
+            let tested = (0..self.rows.len()).filter(|row| {
+                self.against(metric, *row)
+                    .is_some_and(|(_, d)| d.p.is_some())
+            });
+            let mut questions: Vec<usize> = tested.filter_map(|row| pairs.questions(row)).collect();
+            questions.sort_unstable();
+            questions.dedup();
+            let questions: Vec<String> = questions.iter().map(|n| thousands(*n as u64)).collect();
+            let tests = pairs
+                .tests()
+                .into_iter()
+                .filter(|test| *test != Test::Unpaired);
+            let tests: Vec<String> = tests.map(pairs::name).collect();
+            let mut how = format!(
+                "difference on the same {} questions with its 95 % interval; p by {}, Holm-corrected for {} with \
+                 {reference}. It counts where the interval leaves out 0 and p is below 0.05.",
+                questions.join(" or "),
+                tests.join(" or "),
+                match pairs.corrected() {
+                    1 => "1 comparison".to_owned(),
+                    n => format!("{n} comparisons"),
+                },
+            );
+            let unpaired = |row| {
+                self.against(metric, row)
+                    .is_some_and(|(_, d)| d.p.is_none())
+            };
+            if (0..self.rows.len()).any(unpaired) {
+                how += " Not paired: samples of the same questions are missing; the interval is that of a difference of \
+                        independent results.";
+            }
+            let heading = self.difference_heading(metric, reference);
+            paired.entry(how).or_default().push(heading);
+        }
+        let mut notes: Vec<String> = paired
+            .into_iter()
+            .map(|(how, headings)| format!("{}: {how}", headings.join(", ")))
+            .collect();
+        if !unpaired.is_empty() {
+            notes.push(format!(
+                "Not paired, for want of samples of the same questions: {}. A difference there counts where it is larger \
+                 than the 95 % interval of a difference of independent results.",
+                unpaired.join(", ")
+            ));
+        }
+        notes
+    }
+
+    fn cells(&self, place: usize, row: &Row) -> Vec<Cell> {
         let mut cells = vec![Cell::text(style::method_name(&row.method))];
         cells.extend(row.axes.iter().map(Cell::text));
         let trainable = row.trainable_parameters;
@@ -409,17 +602,27 @@ impl Comparison {
         }));
         for metric in &self.metrics {
             cells.push(row.metrics.get(metric).map_or_else(Cell::none, |score| {
-                let scale = if self.percent.contains(metric) {
-                    100.0
-                } else {
-                    1.0
-                };
-                let mut cell = estimate_cell(score, scale, |value| self.show(metric, value));
+                let mut cell =
+                    estimate_cell(score, self.scale(metric), |value| self.show(metric, value));
                 if self.common_n(metric).is_none() {
                     cell.text += &format!(" (n = {})", thousands(score.n));
                 }
                 cell
             }));
+            if self.reference(metric).is_some() {
+                let against = self.against(metric, place);
+                cells.push(against.map_or_else(Cell::none, |(_, difference)| {
+                    let scale = self.scale(metric);
+                    Cell {
+                        value: Some(scale * difference.value),
+                        interval: difference
+                            .interval
+                            .map(|(low, high)| (scale * low, scale * high)),
+                        p: difference.corrected,
+                        ..Cell::text(self.show_difference(metric, &difference))
+                    }
+                }));
+            }
         }
         cells.push(row.tokens_per_second.map_or_else(Cell::none, |speed| {
             let text = if speed < 100.0 {
@@ -450,10 +653,16 @@ fn estimate_cell(estimate: &Estimate, scale: f64, show: impl Fn(f64) -> String) 
     if let Some(spread) = estimate.spread {
         text += &format!(" ± {}", show(spread));
     }
+    if let Some((low, high)) = estimate.interval {
+        text += &format!(" ({} to {})", show(low), show(high));
+    }
     Cell {
         text,
-        bold: false,
         value: Some(scale * estimate.mean),
         spread: estimate.spread.map(|spread| scale * spread),
+        interval: estimate
+            .interval
+            .map(|(low, high)| (scale * low, scale * high)),
+        ..Cell::default()
     }
 }

@@ -1,12 +1,14 @@
-//! A table as CSV, for programs: numbers unrounded and without separators, what stands behind `±` in its own column.
+//! A table as CSV, for programs: numbers unrounded and without separators, what stands behind `±`,
+//! the ends of the interval and the p-value in columns of their own.
 
 use crate::table::{Cell, Table};
 
 /// The table with a header; no title, no notes. A cell without a value is empty in a column of numbers.
 pub fn render(table: &Table) -> String {
-    let any = |index: usize, has: fn(&Cell) -> bool| {
+    type Part = fn(&Cell) -> Option<f64>;
+    let has = |index: usize, part: Part| {
         let mut cells = table.rows.iter().filter_map(|row| row.get(index));
-        cells.any(has)
+        cells.any(|cell| part(cell).is_some())
     };
     // Ten decimals: more would print the rounding of a mean.
     let number = |value: Option<f64>| {
@@ -18,22 +20,33 @@ pub fn render(table: &Table) -> String {
     let mut header = Vec::new();
     let mut rows: Vec<Vec<String>> = vec![Vec::new(); table.rows.len()];
     for (index, column) in table.columns.iter().enumerate() {
-        let numeric = any(index, |cell| cell.value.is_some());
-        let spread = any(index, |cell| cell.spread.is_some());
+        let numeric = has(index, |cell| cell.value);
         header.push(column.name.clone());
-        if spread {
-            header.push(format!("{} ±", column.name));
-        }
+        let parts: [(&str, Part); 4] = [
+            ("±", |cell| cell.spread),
+            ("low", |cell| Some(cell.interval?.0)),
+            ("high", |cell| Some(cell.interval?.1)),
+            ("p", |cell| cell.p),
+        ];
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter(|(_, part)| has(index, *part))
+            .collect();
+        header.extend(
+            parts
+                .iter()
+                .map(|(name, _)| format!("{} {name}", column.name)),
+        );
         for (cells, row) in rows.iter_mut().zip(&table.rows) {
             let cell = row.get(index).cloned().unwrap_or_default();
+            let of_parts = parts.iter().map(|(_, part)| number(part(&cell)));
+            let of_parts: Vec<String> = of_parts.collect();
             cells.push(if numeric {
                 number(cell.value)
             } else {
                 cell.text
             });
-            if spread {
-                cells.push(number(cell.spread));
-            }
+            cells.extend(of_parts);
         }
     }
     let mut writer = ::csv::Writer::from_writer(Vec::new());

@@ -18,7 +18,7 @@ pub enum Error {
     /// A stored file is not what this version writes.
     #[error("{}:{line}: not a valid {what}: {message}", path.display())]
     Parse {
-        /// `record` or `step`.
+        /// `record`, `step` or `sample`.
         what: &'static str,
         /// The file.
         path: PathBuf,

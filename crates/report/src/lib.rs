@@ -1,30 +1,38 @@
 //! Tables, statistics, figures and a Markdown report, from stored results alone.
 //!
-//! Everything here reads `results/EXPERIMENT/RUN/{record.json,steps.jsonl}` and nothing else: no model,
+//! Everything here reads `results/EXPERIMENT/RUN/{record.json,steps.jsonl,samples-*}` and nothing else: no model,
 //! no tensor library, no clock. The same results give the same report, byte for byte.
 
 pub mod accuracy;
+pub mod bootstrap;
 pub mod collect;
 pub mod comparison;
 pub mod csv;
+pub mod difference;
 pub mod error;
 pub mod figure;
 pub mod file;
 pub mod latex;
+pub mod lm_eval;
 pub mod loss_curves;
 pub mod markdown;
 pub mod number;
+pub mod pairs;
 pub mod record;
 pub mod report;
+pub mod samples;
 pub mod statistics;
 pub mod style;
 pub mod table;
 pub mod terminal;
 
 pub use comparison::{Comparison, compare};
+pub use difference::{Difference, differs};
 pub use error::{Error, Result};
+pub use lm_eval::{lm_eval, lm_eval_samples, write_lm_eval};
 pub use record::{
     Host, Metric, Record, Run, Status, Step, read_experiment, read_record, read_steps, write_record,
 };
 pub use report::{Paths, ReportSpec, write_report};
+pub use samples::{Grades, Sample, read_run_grades, read_samples};
 pub use table::{Align, Cell, Column, Format, Table};

@@ -1,4 +1,5 @@
-//! What a run leaves behind: `record.json`, one [`Record`], and `steps.jsonl`, one [`Step`] a line.
+//! What a run leaves behind: `record.json`, one [`Record`], and `steps.jsonl`, one [`Step`] a line. Its graded answers are read
+//! by [`crate::samples`].
 //!
 //! The runner writes both; this crate reads them. JSON has no NaN, so a loss that is not finite is
 //! stored as `null` and read as `None` (or NaN where a field is always a number).
@@ -7,9 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
+use crate::samples::{self, Grades};
 use crate::{file, style};
 
 /// The schema this version writes, and the newest it reads.
@@ -173,6 +176,9 @@ pub struct Run {
     pub steps: Vec<Step>,
     /// What was dropped from a torn `steps.jsonl`.
     pub torn: Option<String>,
+    /// The grades of its answers, by the name of the samples file: a task, or a task and its split. Empty where the folder has
+    /// none.
+    pub grades: BTreeMap<String, Grades>,
     /// The folder.
     pub dir: PathBuf,
 }
@@ -285,28 +291,34 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Reads `dir`, `results/EXPERIMENT`: every folder with a `record.json`, by method, axes and seed.
 pub fn read_experiment(dir: &Path) -> Result<Vec<Run>> {
-    let mut runs = Vec::new();
-    for folder in folders(dir)? {
-        let record = folder.join("record.json");
-        if !record.is_file() {
-            continue;
-        }
-        let record = read_record(&record)?;
-        let steps = folder.join("steps.jsonl");
-        let Steps { steps, torn } = if steps.is_file() {
-            read_steps(&steps)?
-        } else {
-            Steps::default()
-        };
-        runs.push(Run {
-            record,
-            steps,
-            torn,
-            dir: folder,
-        });
-    }
+    let recorded = folders(dir)?
+        .into_iter()
+        .filter(|folder| folder.join("record.json").is_file());
+    // Samples are most of the bytes: a thread a run.
+    let runs: Result<Vec<Run>> = recorded
+        .collect::<Vec<_>>()
+        .into_par_iter()
+        .map(read_run)
+        .collect();
+    let mut runs = runs?;
     runs.sort_by_cached_key(|run| order(&run.record));
     Ok(runs)
+}
+
+fn read_run(dir: PathBuf) -> Result<Run> {
+    let steps = dir.join("steps.jsonl");
+    let Steps { steps, torn } = if steps.is_file() {
+        read_steps(&steps)?
+    } else {
+        Steps::default()
+    };
+    Ok(Run {
+        record: read_record(&dir.join("record.json"))?,
+        steps,
+        torn,
+        grades: samples::read_run_grades(&dir)?,
+        dir,
+    })
 }
 
 /// The runs of `dir` that began (they have a `steps.jsonl`) and have no record yet.

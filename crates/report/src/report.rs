@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::accuracy::accuracy_by_parameters;
-use crate::comparison::{Comparison, Verdict, compare};
+use crate::comparison::{Comparison, NO_DIFFERENCE, Verdict, compare};
+use crate::difference::{Test, differs};
 use crate::error::{Error, Result};
 use crate::figure::{write_png, write_svg};
 use crate::loss_curves::loss_curves;
 use crate::markdown::escape;
 use crate::number::{fixed, thousands};
+use crate::pairs::{self, Pairs};
 use crate::record::{Record, Run, read_experiment, unfinished_runs};
 use crate::statistics::Estimate;
 use crate::table::{Cell, Column, Format, Table};
@@ -172,6 +174,36 @@ fn distinct(records: &[&Record], value: impl Fn(&Record) -> Option<String>) -> V
         .collect()
 }
 
+/// How long the evaluations took that were done in one piece, and the questions of a second: the fastest and the slowest run.
+fn evaluations(records: &[&Record]) -> Vec<String> {
+    let mut all: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
+    for record in records {
+        for (name, seconds) in &record.seconds {
+            let Some(name) = name.strip_prefix("evaluate ") else {
+                continue;
+            };
+            let of_task = record.metrics.iter();
+            let of_task = of_task.filter(|(key, _)| key.split('/').next() == Some(name));
+            let questions = of_task.map(|(_, metric)| metric.n).max().unwrap_or(0);
+            all.entry(name).or_default().push((*seconds, questions));
+        }
+    }
+    let text = |(name, runs): (&str, Vec<(f64, u64)>)| {
+        let range = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            match values[..] {
+                [first, .., last] => format!("{} to {}", fixed(first, 1), fixed(last, 1)),
+                [only] => fixed(only, 1),
+                [] => String::new(),
+            }
+        };
+        let seconds = range(runs.iter().map(|run| run.0).collect());
+        let rates = range(runs.iter().map(|run| run.1 as f64 / run.0).collect());
+        format!("{} in {seconds} s ({rates} questions/s)", escape(name))
+    };
+    all.into_iter().map(text).collect()
+}
+
 fn what_ran(records: &[&Record]) -> String {
     let mut text = String::new();
     let mut item = |name: &str, values: Vec<String>| {
@@ -216,6 +248,7 @@ fn what_ran(records: &[&Record]) -> String {
             )
         }),
     );
+    item("Evaluations", evaluations(records));
     item(
         "Not measured",
         distinct(records, |r| {
@@ -343,25 +376,86 @@ fn words(comparison: &Comparison) -> String {
             })
             .collect();
         paragraphs.push(format!(
-            "{}: {}. {}",
+            "{}: {}. {}{}",
             escape(metric),
             scores.join("; "),
+            against_reference(comparison, metric),
             verdict(comparison, metric, &comparison.judge_metric(metric))
         ));
     }
     if paragraphs.is_empty() {
         return "No run has finished, so there is nothing to compare.".into();
     }
-    paragraphs.push(
-        "Intervals of proportions are Wilson's; a difference counts when it is larger than the 95 % interval of a \
-         difference of independent results, one pair at a time."
-            .into(),
-    );
+    paragraphs.push(how_judged(comparison));
     let paragraphs: Vec<&str> = paragraphs.iter().map(|text| text.trim_end()).collect();
     paragraphs.join("\n\n")
 }
 
-/// Whether any difference in `name` is larger than its interval.
+/// Every row's difference from the reference, and what its test says; empty where nothing is paired.
+fn against_reference(comparison: &Comparison, metric: &str) -> String {
+    let Some(reference) = comparison.reference(metric) else {
+        return String::new();
+    };
+    let differences: Vec<String> = (0..)
+        .zip(&comparison.rows)
+        .filter_map(|(place, row)| {
+            let (_, difference) = comparison.against(metric, place)?;
+            let says = match differs(&difference) {
+                Some(true) => "different",
+                Some(false) => "not different",
+                None => "cannot be judged",
+            };
+            Some(format!(
+                "{} {}, {says}",
+                escape(&row.label),
+                escape(&comparison.show_difference(metric, &difference))
+            ))
+        })
+        .collect();
+    let unit = if comparison.percent.contains(metric) {
+        ", in points"
+    } else {
+        ""
+    };
+    format!(
+        "Against {}{unit}: {}. ",
+        escape(reference),
+        differences.join("; ")
+    )
+}
+
+/// How intervals come about and when a difference counts, by the tests that this report has.
+fn how_judged(comparison: &Comparison) -> String {
+    let of_metrics: BTreeSet<Test> = comparison.pairs.values().flat_map(Pairs::tests).collect();
+    let has = |test| of_metrics.contains(&test);
+    let mut text = String::from(
+        "Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of \
+         scores of a whole corpus from their bootstrapped standard error.",
+    );
+    if has(Test::McNemar) || has(Test::PairedBootstrap) {
+        text += " Settings whose answers to the same questions are stored are compared in pairs:";
+        if has(Test::McNemar) {
+            text += " right against wrong answers of one seed by McNemar's exact test, with Newcombe's interval of a \
+                     difference of paired proportions;";
+        }
+        if has(Test::PairedBootstrap) {
+            text += &format!(
+                " other grades, and means over seeds, by {}, to which the variance between seeds is added (Satterthwaite);",
+                pairs::name(Test::PairedBootstrap)
+            );
+        }
+        text += " p-values are Holm-corrected, those of the comparisons in the table among themselves and those of all \
+                 other pairs among themselves. A difference counts when its 95 % interval leaves out 0 and its corrected \
+                 p-value is below 0.05. What is said of a method with one seed is said of that seed.";
+    }
+    if has(Test::Unpaired) || of_metrics.is_empty() {
+        text += " Without common questions, and for losses, a difference counts when it is larger than the 95 % interval of \
+                 a difference of independent results, one pair at a time.";
+    }
+    text
+}
+
+/// Whether any difference in `name` counts.
 fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
     /// More would not be read.
     const MOST: usize = 8;
@@ -371,7 +465,7 @@ fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
     let name = escape(name);
     if verdict.pairs.is_empty() {
         return if verdict.judged {
-            format!("No difference in {name} is larger than its interval.")
+            format!("In {name} {NO_DIFFERENCE}.")
         } else {
             format!(
                 "Differences in {name} have no interval, because at least one side has a single seed: they are no finding."
@@ -391,12 +485,9 @@ fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
     if verdict.pairs.len() > MOST {
         pairs.push(format!("{} more", verdict.pairs.len() - MOST));
     }
-    let mut text = format!(
-        "In {name}, larger than their interval: {}.",
-        pairs.join(", ")
-    );
+    let mut text = format!("In {name} these differences count: {}.", pairs.join(", "));
     if verdict.judged && comparison.only_over_untrained(verdict) {
-        text += " Among the trained methods no difference is larger than its interval.";
+        text += &format!(" Among the trained methods {NO_DIFFERENCE}.");
     }
     text
 }

@@ -1,4 +1,4 @@
-//! Means, intervals and whether two results differ.
+//! Means and intervals of one setting; whether two differ is in [`crate::difference`].
 
 /// The two-sided 95 % point of the normal distribution.
 pub const Z95: f64 = 1.959_963_984_540_054;
@@ -57,6 +57,8 @@ pub struct Estimate {
     pub n: u64,
     /// Number of seeds.
     pub seeds: usize,
+    /// Standard deviation over the seeds, of more than one.
+    pub deviation: Option<f64>,
 }
 
 /// A loss over seeds. One seed has no interval: its own noise cannot be told.
@@ -69,6 +71,7 @@ pub fn loss(values: &[f64]) -> Option<Estimate> {
         interval: spread.map(|spread| seed_interval(mean, spread, values.len())),
         n: 0,
         seeds: values.len(),
+        deviation: spread,
     })
 }
 
@@ -88,12 +91,33 @@ pub fn is_binomial(p: f64, stderr: f64, n: u64) -> bool {
     near(binomial) || near(other)
 }
 
+/// A sum of independent variances with their degrees of freedom: the variance, and the 95 % point of Student's t with the
+/// degrees of freedom that F. E. Satterthwaite gives the sum (Biometrics Bulletin 2, 1946), rounded down.
+pub fn satterthwaite(parts: &[(f64, f64)]) -> (f64, f64) {
+    let variance: f64 = parts.iter().map(|(variance, _)| variance).sum();
+    let scaled: f64 = parts
+        .iter()
+        .map(|(variance, freedom)| variance * variance / freedom)
+        .sum();
+    let freedom = if scaled > 0.0 {
+        variance * variance / scaled
+    } else {
+        f64::INFINITY
+    };
+    (variance, student95(freedom as usize))
+}
+
 /// A metric over seeds, from `(value, standard error, n)` of each.
 ///
 /// Every seed answers the same questions, so the error from their choice does not shrink with more
-/// seeds: the spread is the larger of the mean standard error and the seeds' own (deviation / sqrt k),
-/// and the interval covers both. Proportions get [`wilson`]'s interval.
-pub fn metric(values: &[(f64, Option<f64>, u64)]) -> Option<Estimate> {
+/// seeds: the variance is the questions' (the mean standard error, squared) and the seeds' own (deviation squared / k), and the
+/// interval has both by [`satterthwaite`]. From the choice of questions proportions get [`wilson`]'s interval, other scores
+/// `resampled`, that of a bootstrap of the questions, or where there is none the normal one of their standard error (which
+/// for scores of a whole corpus, such as BLEU and F1, is a bootstrap's too).
+pub fn metric(
+    values: &[(f64, Option<f64>, u64)],
+    resampled: Option<(f64, f64)>,
+) -> Option<Estimate> {
     let scores: Vec<f64> = values.iter().map(|&(value, ..)| value).collect();
     let mean_score = mean(&scores)?;
     let n = values.iter().map(|&(.., n)| n).min().unwrap_or(0);
@@ -110,17 +134,31 @@ pub fn metric(values: &[(f64, Option<f64>, u64)]) -> Option<Estimate> {
     let question_interval = if proportion {
         Some(wilson(mean_score, n))
     } else {
-        question_error.map(|error| (mean_score - Z95 * error, mean_score + Z95 * error))
+        let normal = |error| (mean_score - Z95 * error, mean_score + Z95 * error);
+        resampled.or(question_error.map(normal))
     };
-    let seeds_interval =
-        deviation.map(|deviation| seed_interval(mean_score, deviation, scores.len()));
-    let interval = match (question_interval, seeds_interval) {
-        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-        (a, b) => a.or(b),
-    };
-    let spread = match (question_error, seed_error) {
-        (Some(a), Some(b)) => Some(a.max(b)),
-        (a, b) => a.or(b),
+    let (spread, interval) = match (question_error, question_interval, deviation, seed_error) {
+        (Some(of_questions), Some((low, high)), _, Some(of_seeds)) => {
+            let parts = [
+                (of_questions.powi(2), n.saturating_sub(1) as f64),
+                (of_seeds.powi(2), (scores.len() - 1) as f64),
+            ];
+            let (variance, t) = satterthwaite(&parts);
+            let half = |question_half: f64| (question_half * t / Z95).hypot(t * of_seeds);
+            let low = mean_score - half(mean_score - low);
+            let high = mean_score + half(high - mean_score);
+            let interval = if proportion {
+                (low.max(0.0), high.min(1.0))
+            } else {
+                (low, high)
+            };
+            (Some(variance.sqrt()), Some(interval))
+        }
+        (None, None, Some(deviation), of_seeds) => {
+            let interval = seed_interval(mean_score, deviation, scores.len());
+            (of_seeds, Some(interval))
+        }
+        (of_questions, interval, ..) => (of_questions, interval),
     };
     Some(Estimate {
         mean: mean_score,
@@ -128,16 +166,6 @@ pub fn metric(values: &[(f64, Option<f64>, u64)]) -> Option<Estimate> {
         interval,
         n,
         seeds: scores.len(),
+        deviation,
     })
-}
-
-/// Whether the difference of two estimates is larger than its own 95 % interval; `None` when one has
-/// no interval. The interval of a difference is recovered from those of its ends (R. G. Newcombe,
-/// Statistics in Medicine 17, 1998, method 10; G. Y. Zou and A. Donner, the same 27, 2008), taken as
-/// independent: a paired comparison over the same questions would usually be sharper.
-pub fn differs(a: &Estimate, b: &Estimate) -> Option<bool> {
-    let (high, low) = if a.mean >= b.mean { (a, b) } else { (b, a) };
-    let (high_interval, low_interval) = (high.interval?, low.interval?);
-    let half = (high.mean - high_interval.0).hypot(low_interval.1 - low.mean);
-    Some(high.mean - low.mean > half)
 }

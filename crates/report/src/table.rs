@@ -49,6 +49,10 @@ pub struct Cell {
     pub value: Option<f64>,
     /// What stands behind `±`, in the column's unit.
     pub spread: Option<f64>,
+    /// The 95 % interval, in the column's unit.
+    pub interval: Option<(f64, f64)>,
+    /// The p-value of a difference.
+    pub p: Option<f64>,
 }
 
 impl Cell {

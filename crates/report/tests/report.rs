@@ -143,8 +143,39 @@ fn run(record: Record) -> Run {
         steps: steps(&record, 60),
         record,
         torn: None,
+        grades: BTreeMap::new(),
         dir: "run".into(),
     }
+}
+
+/// Runs of several tasks are one row a method with the tasks as columns: a score of one is no score of another. An axis whose
+/// values share a score has rows.
+#[test]
+fn tasks_are_columns() {
+    let of = |tasks: [&str; 2]| {
+        let mut runs = Vec::new();
+        for (method, trainable) in &METHODS[..2] {
+            for (seed, task) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let mut record = record(method, seed, *trainable, 50 + 10 * seed, 1.0);
+                let score = record.metrics["gsm8k/exact_match_strict"].clone();
+                record.metrics = [(format!("{}/score", tasks[task]), score)].into();
+                let value = ["first", "second"][task];
+                record.axes.insert("train.task".into(), value.into());
+                runs.push(run(record));
+            }
+        }
+        compare("Tasks", &runs)
+    };
+    let columns = of(["cola", "rte"]);
+    assert_eq!((columns.axes.len(), columns.rows.len()), (0, 2));
+    assert_eq!(columns.metrics, ["cola/score", "rte/score"]);
+    for row in &columns.rows {
+        let seeds = columns.metrics.iter().map(|m| row.metrics[m].seeds);
+        assert_eq!(seeds.collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(row.ended[0], 4);
+    }
+    let rows = of(["cola", "cola"]);
+    assert_eq!((rows.axes.len(), rows.rows.len()), (1, 4));
 }
 
 /// Two ranks and two seeds, one of them diverged.
@@ -200,22 +231,23 @@ Numbers made up for a test.
 
 | Method | Trainable parameters | of LoRA (%) | Held-out loss | gsm8k/exact\_match\_strict (%, n = 200) | Tokens/s | Peak memory (MiB) | Runs |
 | :-- | --: | --: | --: | --: | --: | --: | :-- |
-| Base | 0 | - | 2.5000 | 2.0 ± 1.0 | - | 1,592 | 1 finished |
-| LoRA | 294,912 | 100.0 | 1.9000 | 20.0 ± 2.8 | 191 | 1,592 | 1 finished |
-| ShareA | 159,744 | 54.2 | 1.9300 | 20.5 ± 2.9 | 191 | 1,592 | 1 finished |
-| ShareA\_qkv | 180,000 | 61.0 | 1.9600 | 21.0 ± 2.9 | 191 | 1,592 | 1 finished |
-| ShareB | 159,744 | 54.2 | 1.9900 | 21.5 ± 2.9 | 191 | 1,592 | 1 finished |
-| ShareAB | 24,576 | 8.3 | 2.0200 | 22.0 ± 2.9 | 191 | 1,592 | 1 finished |
+| Base | 0 | - | 2.5000 | 2.0 ± 1.0 (0.8 to 5.0) | - | 1,592 | 1 finished |
+| LoRA | 294,912 | 100.0 | 1.9000 | 20.0 ± 2.8 (15.0 to 26.1) | 191 | 1,592 | 1 finished |
+| ShareA | 159,744 | 54.2 | 1.9300 | 20.5 ± 2.9 (15.5 to 26.6) | 191 | 1,592 | 1 finished |
+| ShareA\_qkv | 180,000 | 61.0 | 1.9600 | 21.0 ± 2.9 (15.9 to 27.2) | 191 | 1,592 | 1 finished |
+| ShareB | 159,744 | 54.2 | 1.9900 | 21.5 ± 2.9 (16.4 to 27.7) | 191 | 1,592 | 1 finished |
+| ShareAB | 24,576 | 8.3 | 2.0200 | 22.0 ± 2.9 (16.8 to 28.2) | 191 | 1,592 | 1 finished |
 
 - Held-out loss: a setting with one seed has no interval, so differences cannot be told from the seed's noise.
-- gsm8k/exact\_match\_strict: among the trained methods no difference is larger than its interval.
-- ± of a metric is its standard error.
+- gsm8k/exact\_match\_strict: among the trained methods no difference counts.
+- Not paired, for want of samples of the same questions: gsm8k/exact\_match\_strict. A difference there counts where it is larger than the 95 % interval of a difference of independent results.
+- ± of a metric is its standard error, in brackets stands the 95 % interval.
 
 Held-out loss, before to after training: Base 2.5000; LoRA 2.5000 to 1.9000; ShareA 2.5000 to 1.9300; ShareA\_qkv 2.5000 to 1.9600; ShareB 2.5000 to 1.9900; ShareAB 2.5000 to 2.0200. Differences in held-out loss have no interval, because at least one side has a single seed: they are no finding.
 
-gsm8k/exact\_match\_strict: Base 2.0 % (95 % interval 0.8 to 5.0); LoRA 20.0 % (95 % interval 15.0 to 26.1); ShareA 20.5 % (95 % interval 15.5 to 26.6); ShareA\_qkv 21.0 % (95 % interval 15.9 to 27.2); ShareB 21.5 % (95 % interval 16.4 to 27.7); ShareAB 22.0 % (95 % interval 16.8 to 28.2). In gsm8k/exact\_match\_strict, larger than their interval: ShareAB over Base, ShareB over Base, ShareA\_qkv over Base, ShareA over Base, LoRA over Base. Among the trained methods no difference is larger than its interval.
+gsm8k/exact\_match\_strict: Base 2.0 % (95 % interval 0.8 to 5.0); LoRA 20.0 % (95 % interval 15.0 to 26.1); ShareA 20.5 % (95 % interval 15.5 to 26.6); ShareA\_qkv 21.0 % (95 % interval 15.9 to 27.2); ShareB 21.5 % (95 % interval 16.4 to 27.7); ShareAB 22.0 % (95 % interval 16.8 to 28.2). In gsm8k/exact\_match\_strict these differences count: ShareAB over Base, ShareB over Base, ShareA\_qkv over Base, ShareA over Base, LoRA over Base. Among the trained methods no difference counts.
 
-Intervals of proportions are Wilson's; a difference counts when it is larger than the 95 % interval of a difference of independent results, one pair at a time.
+Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of scores of a whole corpus from their bootstrapped standard error. Without common questions, and for losses, a difference counts when it is larger than the 95 % interval of a difference of independent results, one pair at a time.
 
 ![Loss curves](loss.svg)
 
@@ -298,22 +330,23 @@ fn tables_of_ranks_and_seeds() {
     assert_snapshot!(table.render(Format::Markdown), @r#"
 | Method | rank | Trainable parameters | of LoRA (%) | Held-out loss | gsm8k/exact\_match\_strict (%, n = 200) | Tokens/s | Peak memory (MiB) | Runs |
 | :-- | --: | --: | --: | --: | --: | --: | --: | :-- |
-| LoRA | 8 | 294,912 | 100.0 | 1.5050 ± 0.0071 | 50.2 ± 3.5 | 191 | 1,592 | 2 finished |
-| LoRA | 16 | 589,824 | 100.0 | 1.5050 ± 0.0071 | 50.2 ± 3.5 | 191 | 1,592 | 2 finished |
-| ShareA | 8 | 160,000 | 54.3 | 1.5050 ± 0.0071 | 20.2 ± 2.8 | 191 | 1,592 | 2 finished |
-| ShareA | 16 | 320,000 | 54.3 | 1.5000 | 20.0 ± 2.8 | 191 | 1,592 | 1 finished, 1 diverged |
+| LoRA | 8 | 294,912 | 100.0 | 1.5050 ± 0.0071 (1.4415 to 1.5685) | 50.2 ± 3.5 (43.4 to 57.1) | 191 | 1,592 | 2 finished |
+| LoRA | 16 | 589,824 | 100.0 | 1.5050 ± 0.0071 (1.4415 to 1.5685) | 50.2 ± 3.5 (43.4 to 57.1) | 191 | 1,592 | 2 finished |
+| ShareA | 8 | 160,000 | 54.3 | 1.5050 ± 0.0071 (1.4415 to 1.5685) | 20.2 ± 2.9 (15.2 to 26.4) | 191 | 1,592 | 2 finished |
+| ShareA | 16 | 320,000 | 54.3 | 1.5000 | 20.0 ± 2.8 (15.0 to 26.1) | 191 | 1,592 | 1 finished, 1 diverged |
 
 - Held-out loss: a setting with one seed has no interval, so differences cannot be told from the seed's noise.
-- ± of a metric is its standard error.
+- Not paired, for want of samples of the same questions: gsm8k/exact\_match\_strict. A difference there counts where it is larger than the 95 % interval of a difference of independent results.
+- ± of a metric is its standard error, in brackets stands the 95 % interval.
 - Values are means over seeds; ± of the held-out loss is the standard deviation over seeds.
 - share\_a-r16-seed1 diverged after 12 steps and is in no mean: the loss is NaN at step 12.
 "#);
     assert_snapshot!(table.render(Format::Csv), @r#"
-Method,rank,Trainable parameters,of LoRA (%),Held-out loss,Held-out loss ±,"gsm8k/exact_match_strict (%, n = 200)","gsm8k/exact_match_strict (%, n = 200) ±",Tokens/s,Peak memory (MiB),Runs
-LoRA,8,294912,100,1.505,0.0070710678,50.25,3.5354455154,191.4,1592,2 finished
-LoRA,16,589824,100,1.505,0.0070710678,50.25,3.5354455154,191.4,1592,2 finished
-ShareA,8,160000,54.2534722222,1.505,0.0070710678,20.25,2.8415143366,191.4,1592,2 finished
-ShareA,16,320000,54.2534722222,1.5,,20,2.8284271247,191.4,1592,"1 finished, 1 diverged"
+Method,rank,Trainable parameters,of LoRA (%),Held-out loss,Held-out loss ±,Held-out loss low,Held-out loss high,"gsm8k/exact_match_strict (%, n = 200)","gsm8k/exact_match_strict (%, n = 200) ±","gsm8k/exact_match_strict (%, n = 200) low","gsm8k/exact_match_strict (%, n = 200) high",Tokens/s,Peak memory (MiB),Runs
+LoRA,8,294912,100,1.505,0.0070710678,1.44147,1.56853,50.25,3.5442735493,43.3640033955,57.1265978596,191.4,1592,2 finished
+LoRA,16,589824,100,1.505,0.0070710678,1.44147,1.56853,50.25,3.5442735493,43.3640033955,57.1265978596,191.4,1592,2 finished
+ShareA,8,160000,54.2534722222,1.505,0.0070710678,1.44147,1.56853,20.25,2.8524907931,15.2415028851,26.3753974824,191.4,1592,2 finished
+ShareA,16,320000,54.2534722222,1.5,,,,20,2.8284271247,15.0452009261,26.0855186565,191.4,1592,"1 finished, 1 diverged"
 "#);
     assert_snapshot!(table.render(Format::Latex), @r#"
 % \usepackage{booktabs}
@@ -324,16 +357,18 @@ ShareA,16,320000,54.2534722222,1.5,,20,2.8284271247,191.4,1592,"1 finished, 1 di
     \toprule
     Method & rank & Trainable parameters & of LoRA (\%) & Held-out loss & gsm8k/exact\_match\_strict (\%, n = 200) & Tokens/s & Peak memory (MiB) & Runs \\
     \midrule
-    LoRA & 8 & 294,912 & 100.0 & 1.5050 $\pm$ 0.0071 & 50.2 $\pm$ 3.5 & 191 & 1,592 & 2 finished \\
-    LoRA & 16 & 589,824 & 100.0 & 1.5050 $\pm$ 0.0071 & 50.2 $\pm$ 3.5 & 191 & 1,592 & 2 finished \\
-    ShareA & 8 & 160,000 & 54.3 & 1.5050 $\pm$ 0.0071 & 20.2 $\pm$ 2.8 & 191 & 1,592 & 2 finished \\
-    ShareA & 16 & 320,000 & 54.3 & 1.5000 & 20.0 $\pm$ 2.8 & 191 & 1,592 & 1 finished, 1 diverged \\
+    LoRA & 8 & 294,912 & 100.0 & 1.5050 $\pm$ 0.0071 (1.4415 to 1.5685) & 50.2 $\pm$ 3.5 (43.4 to 57.1) & 191 & 1,592 & 2 finished \\
+    LoRA & 16 & 589,824 & 100.0 & 1.5050 $\pm$ 0.0071 (1.4415 to 1.5685) & 50.2 $\pm$ 3.5 (43.4 to 57.1) & 191 & 1,592 & 2 finished \\
+    ShareA & 8 & 160,000 & 54.3 & 1.5050 $\pm$ 0.0071 (1.4415 to 1.5685) & 20.2 $\pm$ 2.9 (15.2 to 26.4) & 191 & 1,592 & 2 finished \\
+    ShareA & 16 & 320,000 & 54.3 & 1.5000 & 20.0 $\pm$ 2.8 (15.0 to 26.1) & 191 & 1,592 & 1 finished, 1 diverged \\
     \bottomrule
   \end{tabular}
 
   \smallskip\footnotesize Held-out loss: a setting with one seed has no interval, so differences cannot be told from the seed's noise.
 
-  \smallskip\footnotesize $\pm$ of a metric is its standard error.
+  \smallskip\footnotesize Not paired, for want of samples of the same questions: gsm8k/exact\_match\_strict. A difference there counts where it is larger than the 95 \% interval of a difference of independent results.
+
+  \smallskip\footnotesize $\pm$ of a metric is its standard error, in brackets stands the 95 \% interval.
 
   \smallskip\footnotesize Values are means over seeds; $\pm$ of the held-out loss is the standard deviation over seeds.
 
@@ -343,15 +378,16 @@ ShareA,16,320000,54.2534722222,1.5,,20,2.8284271247,191.4,1592,"1 finished, 1 di
     assert_snapshot!(terminal::render(&table, false), @r#"
 Ranks & seeds
 
-Method  rank  Trainable parameters  of LoRA (%)    Held-out loss  gsm8k/exact_match_strict (%, n = 200)  Tokens/s  Peak memory (MiB)  Runs
-------------------------------------------------------------------------------------------------------------------------------------------------------------
-LoRA       8               294,912        100.0  1.5050 ± 0.0071                             50.2 ± 3.5       191              1,592  2 finished
-LoRA      16               589,824        100.0  1.5050 ± 0.0071                             50.2 ± 3.5       191              1,592  2 finished
-ShareA     8               160,000         54.3  1.5050 ± 0.0071                             20.2 ± 2.8       191              1,592  2 finished
-ShareA    16               320,000         54.3           1.5000                             20.0 ± 2.8       191              1,592  1 finished, 1 diverged
+Method  rank  Trainable parameters  of LoRA (%)                       Held-out loss  gsm8k/exact_match_strict (%, n = 200)  Tokens/s  Peak memory (MiB)  Runs
+-------------------------------------------------------------------------------------------------------------------------------------------------------------------------------
+LoRA       8               294,912        100.0  1.5050 ± 0.0071 (1.4415 to 1.5685)              50.2 ± 3.5 (43.4 to 57.1)       191              1,592  2 finished
+LoRA      16               589,824        100.0  1.5050 ± 0.0071 (1.4415 to 1.5685)              50.2 ± 3.5 (43.4 to 57.1)       191              1,592  2 finished
+ShareA     8               160,000         54.3  1.5050 ± 0.0071 (1.4415 to 1.5685)              20.2 ± 2.9 (15.2 to 26.4)       191              1,592  2 finished
+ShareA    16               320,000         54.3                              1.5000              20.0 ± 2.8 (15.0 to 26.1)       191              1,592  1 finished, 1 diverged
 
 Held-out loss: a setting with one seed has no interval, so differences cannot be told from the seed's noise.
-± of a metric is its standard error.
+Not paired, for want of samples of the same questions: gsm8k/exact_match_strict. A difference there counts where it is larger than the 95 % interval of a difference of independent results.
+± of a metric is its standard error, in brackets stands the 95 % interval.
 Values are means over seeds; ± of the held-out loss is the standard deviation over seeds.
 share_a-r16-seed1 diverged after 12 steps and is in no mean: the loss is NaN at step 12.
 "#);
@@ -372,7 +408,7 @@ fn bold_is_only_for_a_difference_above_its_interval() {
     ];
     let near = compare("", &near);
     assert!(near.table.rows.iter().flatten().all(|cell| !cell.bold));
-    let note = "gsm8k/exact_match_strict: no difference is larger than its interval.";
+    let note = "gsm8k/exact_match_strict: no difference counts.";
     assert!(
         near.table.notes.iter().any(|n| n == note),
         "{:?}",
@@ -703,21 +739,23 @@ fn statistics_match_published_values() {
     // Newcombe 1998, 17:873, table II: 56/70 and 48/80 differ by 0.0524 to 0.3339 (method 10).
     let proportion = |correct: f64, n: u64| {
         let p = correct / n as f64;
-        statistics::metric(&[(p, Some((p * (1.0 - p) / n as f64).sqrt()), n)]).unwrap()
+        let error = (p * (1.0 - p) / n as f64).sqrt();
+        statistics::metric(&[(p, Some(error), n)], None).unwrap()
     };
     let (a, b) = (proportion(56.0, 70), proportion(48.0, 80));
-    let (a_low, b_high) = (a.interval.unwrap().0, b.interval.unwrap().1);
-    let lower = a.mean - b.mean - (a.mean - a_low).hypot(b_high - b.mean);
-    assert!((lower - 0.0524).abs() < 5e-5, "{lower}");
-    assert_eq!(statistics::differs(&a, &b), Some(true));
-    assert_eq!(statistics::differs(&b, &a), Some(true));
+    let difference = difference::unpaired(&a, &b);
+    let (low, high) = difference.interval.unwrap();
+    assert!(
+        (low - 0.0524).abs() < 5e-5 && (high - 0.3339).abs() < 5e-5,
+        "{low} {high}"
+    );
+    assert_eq!(differs(&difference), Some(true));
+    assert_eq!(differs(&difference::unpaired(&b, &a)), Some(true));
     // Five seeds of 1..5: mean 3, deviation sqrt 2.5, t = 2.776.
     let loss = statistics::loss(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
     assert!((loss.spread.unwrap() - 2.5f64.sqrt()).abs() < 1e-12);
     assert!((loss.interval.unwrap().1 - (3.0 + 2.776 * (0.5f64).sqrt())).abs() < 1e-9);
     // One seed has no interval.
-    assert_eq!(
-        statistics::differs(&loss, &statistics::loss(&[9.0]).unwrap()),
-        None
-    );
+    let single = statistics::loss(&[9.0]).unwrap();
+    assert_eq!(differs(&difference::unpaired(&loss, &single)), None);
 }
