@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let java = Java {
             command: "java".into(),
             folder: folder.clone(),
+            limit: std::time::Duration::from_secs(1800),
         };
         match meteor::score(&corpus, &java) {
             Ok(meteor) => println!("METEOR: {:.4}", meteor.score),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use sharelora_metrics::e2e::meteor::{self, Java};
@@ -44,7 +45,12 @@ fn program() -> Option<Java> {
         .join("pypi/pycocoevalcap-1.2/pycocoevalcap/meteor");
     if folder.is_dir() {
         let command = "java".into();
-        return Some(Java { command, folder });
+        let limit = Duration::from_secs(600);
+        return Some(Java {
+            command,
+            folder,
+            limit,
+        });
     }
     println!("skipped: no folder {}", folder.display());
     None
@@ -427,6 +433,7 @@ fn meteor_of(folder: &Path, command: &str) -> Result<meteor::Meteor, String> {
     let java = Java {
         command: command.into(),
         folder: folder.to_path_buf(),
+        limit: Duration::from_secs(600),
     };
     meteor::score(&corpus(&segments), &java).map_err(|error| error.to_string())
 }
@@ -483,6 +490,20 @@ fn an_answer_that_is_none_is_an_error() {
         meteor_by("while echo 1.0 2.0; do :; done").unwrap_err(),
         "METEOR's program answered `1.0 2.0`, where a line of 23 counts was expected"
     );
+}
+
+/// A program that hangs does not hold up what waits for its score.
+#[cfg(unix)]
+#[test]
+fn a_program_that_hangs_is_ended() {
+    let folder = meteor_folder("exec sleep 600");
+    let java = Java {
+        command: format!("{FIXTURES}/java.sh"),
+        folder: folder.path().to_path_buf(),
+        limit: Duration::from_millis(200),
+    };
+    let found = meteor::score(&corpus(&[("a", &["a"][..])]), &java);
+    assert!(matches!(found, Err(meteor::MeteorError::Late { .. })));
 }
 
 /// The program answers while it is still asked, and complains: no pipe may be left unread.

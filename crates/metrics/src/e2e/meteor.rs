@@ -13,7 +13,9 @@ use std::io::{self, BufRead, BufReader, Lines, Read, Write};
 use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -37,6 +39,8 @@ pub enum MeteorError {
         answer: String,
         expected: &'static str,
     },
+    #[error("METEOR's program had not answered after {} s, and was ended", limit.as_secs())]
+    Late { limit: Duration },
     #[error("METEOR's program: {0}")]
     Pipe(#[from] io::Error),
 }
@@ -48,6 +52,8 @@ pub struct Java {
     pub command: String,
     /// The folder of `meteor-1.5.jar`.
     pub folder: PathBuf,
+    /// How long it may take; a program that hangs should not hold up what waits for its score.
+    pub limit: Duration,
 }
 
 /// METEOR of a corpus.
@@ -75,9 +81,32 @@ pub fn score(corpus: &Corpus, java: &Java) -> Result<Meteor, MeteorError> {
         stderr.read_to_end(&mut text).ok();
         String::from_utf8_lossy(&text).into_owned()
     });
-    let meteor = converse(&mut child, &corpus.treebank());
+    let stdin = child.stdin.take().expect("piped");
+    let stdout = child.stdout.take().expect("piped");
+    let texts = corpus.treebank();
+    let (enough, told) = channel::<()>();
+    let (meteor, late) = thread::scope(|scope| {
+        let child = &mut child;
+        // Ends the program at its limit, or when it is told that nobody listens any more.
+        let watch = scope.spawn(move || {
+            let told = told.recv_timeout(java.limit);
+            if told != Err(RecvTimeoutError::Disconnected) {
+                child.kill().ok();
+            }
+            told == Err(RecvTimeoutError::Timeout)
+        });
+        let meteor = converse(stdin, stdout, &texts, &enough);
+        if meteor.is_err() {
+            enough.send(()).ok();
+        }
+        drop(enough);
+        (meteor, watch.join().unwrap_or(false))
+    });
     let status = child.wait()?;
     let complaints = complaints.join().unwrap_or_default();
+    if late {
+        return Err(MeteorError::Late { limit: java.limit });
+    }
     match meteor? {
         Some(meteor) if status.success() => Ok(meteor),
         _ => Err(MeteorError::Ended {
@@ -109,16 +138,21 @@ fn start(java: &Java) -> Result<Child, MeteorError> {
     })
 }
 
-/// `None` if the program ended before its last answer.
-fn converse(child: &mut Child, corpus: &[Segment]) -> Result<Option<Meteor>, MeteorError> {
-    let stdin = child.stdin.take().expect("piped");
-    let mut answers = BufReader::new(child.stdout.take().expect("piped")).lines();
+/// `None` if the program ended before its last answer. Tells `enough` when the program has to end for the questions to.
+fn converse(
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    corpus: &[Segment],
+    enough: &Sender<()>,
+) -> Result<Option<Meteor>, MeteorError> {
+    let mut answers = BufReader::new(stdout).lines();
     // Both ways at once: a pipe holds only so much.
     let (counts, stdin) = thread::scope(|scope| {
         let questions = scope.spawn(|| ask_counts(stdin, corpus));
         let counts = read_counts(&mut answers, corpus.len());
         if counts.is_err() {
-            child.kill().ok();
+            // It may be asked still, and would not read on while its answers are not read.
+            enough.send(()).ok();
         }
         (counts, questions.join().expect("does not panic"))
     });
@@ -128,11 +162,8 @@ fn converse(child: &mut Child, corpus: &[Segment]) -> Result<Option<Meteor>, Met
     if ask_score(stdin, &segments).is_err() {
         return Ok(None);
     }
-    let score = read_score(&mut answers, corpus.len());
-    if score.is_err() {
-        child.kill().ok();
-    }
-    Ok(score?.map(|score| Meteor { score, segments }))
+    let score = read_score(&mut answers, corpus.len())?;
+    Ok(score.map(|score| Meteor { score, segments }))
 }
 
 /// Gives the pipe back for the next question.
