@@ -92,6 +92,12 @@ impl Cache {
         }
     }
 
+    /// Forgets what a row holds behind its first `length` tokens.
+    pub fn rewind(&mut self, row: usize, length: usize) {
+        let row = &mut self.rows[row];
+        row.length = row.length.min(length);
+    }
+
     /// Keeps only these rows, in this order; a row that is named more than once is copied.
     ///
     /// # Panics

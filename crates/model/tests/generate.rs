@@ -6,14 +6,12 @@ use std::collections::HashSet;
 
 use burn::tensor::Device;
 use common::{bank, build, config, prompts, slices};
-use sharelora_model::{Adapter, GenerateOptions, Model, ModelConfig, Sampling, Storage, generate};
+use sharelora_model::{
+    Adapter, Event, GenerateOptions, Model, ModelConfig, Sampling, Storage, generate,
+};
 
 fn greedy(max_new_tokens: usize) -> GenerateOptions {
-    GenerateOptions {
-        max_new_tokens,
-        eos: Vec::new(),
-        sampling: None,
-    }
+    GenerateOptions::greedy(max_new_tokens, Vec::new())
 }
 
 fn run(
@@ -110,7 +108,11 @@ fn rows_that_end_early_leave_the_others_alone() {
             assert_eq!(tokens, &whole[row][..tokens.len()]);
             tokens.len() >= limits[row]
         },
-        |n| steps = n,
+        |event| {
+            if let Event::Step(n) = event {
+                steps = n;
+            }
+        },
     );
     assert_eq!(steps, 14);
     for (row, answer) in stopped.iter().enumerate() {
@@ -140,9 +142,102 @@ fn rows_that_end_early_leave_the_others_alone() {
         &slices(&rows),
         &greedy(14),
         |_, t| t.len() == 3,
-        |n| steps = n,
+        |event| {
+            if let Event::Step(n) = event {
+                steps = n;
+            }
+        },
     );
     assert_eq!(steps, 3);
+}
+
+/// With fewer places than prompts, the next prompt takes the place of a finished one: the answers are the same, each is told once,
+/// and no more passes are made than the places need.
+#[test]
+fn places_are_filled_again() {
+    let model = build(config());
+    let bank = bank(&model, "share_a");
+    let adapter = Some(Adapter {
+        bank: &bank,
+        dropout: None,
+    });
+    let rows = prompts(&[4, 7, 2, 5, 0, 3, 6, 1, 8]);
+    let limits = [1, 9, 3, 2, 0, 9, 4, 5, 6];
+    let all = |places: usize| {
+        let mut told = Vec::new();
+        let mut steps = 0;
+        let options = GenerateOptions {
+            rows: places,
+            ..greedy(9)
+        };
+        let answers = generate(
+            &model,
+            adapter,
+            &slices(&rows),
+            &options,
+            |row, tokens| tokens.len() >= limits[row],
+            |event| match event {
+                Event::Step(n) => steps = n,
+                Event::Finished(row, answer) => told.push((row, answer.to_vec())),
+            },
+        );
+        told.sort();
+        let expected: Vec<_> = answers.iter().cloned().enumerate().collect();
+        assert_eq!(told, expected);
+        (answers, steps)
+    };
+    let (expected, steps) = all(0);
+    assert_eq!(steps, 9);
+    for places in 1..=4 {
+        let (answers, steps) = all(places);
+        assert_eq!(answers, expected, "{places} places");
+        let total: usize = limits.iter().sum();
+        assert!(steps >= total.div_ceil(places) && steps < total.div_ceil(places) + 9);
+        assert!(places > 1 || steps == total);
+    }
+}
+
+/// What prompts begin with is computed once and read by all; the answers are those of whole prompts.
+#[test]
+fn a_common_beginning_is_shared() {
+    let model = build(config());
+    let beginning = prompts(&[24]).remove(0);
+    let rows: Vec<Vec<u32>> = prompts(&[3, 1, 5, 2, 0])
+        .into_iter()
+        .map(|rest| [beginning.clone(), rest].concat())
+        .collect();
+    let expected: Vec<_> = rows
+        .iter()
+        .map(|row| plainly(&model, None, row, 8))
+        .collect();
+    for places in [0, 1, 2] {
+        let options = GenerateOptions {
+            rows: places,
+            ..greedy(8)
+        };
+        assert_eq!(run(&model, None, &rows, &options), expected);
+    }
+    // One prompt twice: its last token is still computed for each.
+    let twice = [rows[0].clone(), rows[0].clone()];
+    let answers = run(&model, None, &twice, &greedy(8));
+    assert_eq!(answers, [expected[0].clone(), expected[0].clone()]);
+}
+
+/// A prompt draws the same tokens alone as among others.
+#[test]
+fn draws_belong_to_their_prompt() {
+    let model = build(config());
+    let rows = prompts(&[3, 5, 4]);
+    let all = run(&model, None, &rows, &sampled(3.0, 1.0, 7, 10));
+    for (index, row) in rows.iter().enumerate() {
+        let options = GenerateOptions {
+            streams: vec![index as u64],
+            rows: 1,
+            ..sampled(3.0, 1.0, 7, 10)
+        };
+        let alone = run(&model, None, std::slice::from_ref(row), &options);
+        assert_eq!(alone[0], all[index]);
+    }
 }
 
 #[test]

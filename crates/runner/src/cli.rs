@@ -49,6 +49,9 @@ struct Common {
     /// Print results and errors alone
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Run programs that a model wrote even where nothing on this machine confines them
+    #[arg(long, global = true)]
+    unsafe_no_sandbox: bool,
 }
 
 /// An experiment and the keys that replace the file's.
@@ -67,6 +70,8 @@ pub enum ExportFormat {
     Peft,
     /// One safetensors file; a shared matrix is written once
     Native,
+    /// Results and samples in the layout of lm-evaluation-harness
+    LmEval,
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,13 +127,24 @@ enum Command {
     },
     /// Grade saved answers again
     #[command(
-        after_help = "Example:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl --task pocket\n  \
-                      sharelora score e2e --system output.txt --references references.txt"
+        after_help = "Example:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl.zst --task pocket\n  \
+                      sharelora score e2e --system output.txt --references references.txt\n  \
+                      sharelora score humaneval --samples completions.jsonl"
     )]
     Score {
-        /// A samples-TASK.jsonl of a run; or `e2e`: any system's texts by the scores of the E2E challenge
-        #[arg(value_name = "FILE|e2e")]
-        samples: PathBuf,
+        /// A samples file of a run; or `e2e`: any system's texts by the scores of the E2E challenge; or `humaneval`: any
+        /// system's completions in the format of openai/human-eval
+        #[arg(value_name = "FILE|e2e|humaneval")]
+        what: PathBuf,
+        /// With `humaneval`: lines of task_id and completion, .jsonl or .jsonl.gz
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["system", "task", "variant"])]
+        samples: Option<PathBuf>,
+        /// With `humaneval`: writes each line with its result, as the official tool does
+        #[arg(long, value_name = "FILE", requires = "samples")]
+        out: Option<PathBuf>,
+        /// With a samples file of HumanEval: writes its completions in the official format
+        #[arg(long, value_name = "FILE", requires = "task")]
+        completions: Option<PathBuf>,
         /// With `e2e`: the system's texts, one a line, or a .csv or .tsv
         #[arg(long, value_name = "FILE", requires = "references")]
         system: Option<PathBuf>,
@@ -136,13 +152,13 @@ enum Command {
         #[arg(long, value_name = "FILE", requires = "system")]
         references: Option<PathBuf>,
         /// Task whose grader is used
-        #[arg(long, required_unless_present = "system")]
+        #[arg(long, required_unless_present_any = ["system", "samples"])]
         task: Option<String>,
         /// Variant of the task [default: the task's first]
         #[arg(long)]
         variant: Option<String>,
     },
-    /// Write a run's adapter for use elsewhere
+    /// Write a run's adapter, or its results, for use elsewhere
     #[command(
         after_help = "Example:\n  sharelora export results/quickstart/share_a-seed0-1f2e3d4c --format peft --out adapter"
     )]
@@ -253,26 +269,31 @@ fn dispatch(cli: Cli) -> Result<u8> {
             commands::report(&context, &folders, &named)
         }
         Command::Score {
+            what,
             samples,
+            out,
+            completions,
             system,
             references,
             task,
             variant,
-        } => {
-            let context = anywhere(common)?;
-            match (system, references) {
-                (Some(system), Some(references)) if samples.as_os_str() == "e2e" => {
-                    commands::score_texts(&context, &system, &references)
-                }
-                (None, None) => {
-                    commands::score(&context, &samples, &task.unwrap_or_default(), variant)
-                }
-                _ => {
-                    let text = "--system and --references go with `score e2e`";
-                    Err(UsageError(text.into()).into())
-                }
+        } => match (system, references, samples) {
+            (Some(system), Some(references), None) if what.as_os_str() == "e2e" => {
+                commands::score_texts(&anywhere(common)?, &system, &references)
             }
-        }
+            (None, None, Some(samples)) if what.as_os_str() == "humaneval" => {
+                commands::score_completions(&anywhere(common)?, &samples, out.as_deref())
+            }
+            (None, None, None) => {
+                let task = task.unwrap_or_default();
+                let context = anywhere(common)?;
+                commands::score(&context, &what, &task, variant, completions.as_deref())
+            }
+            _ => {
+                let text = "--system and --references go with `score e2e`, --samples with `score humaneval`";
+                Err(UsageError(text.into()).into())
+            }
+        },
         Command::Export { run, format, out } => {
             commands::export(&anywhere(common)?, &run, format, &out)
         }
@@ -378,6 +399,7 @@ fn context(common: &Common, root: &Path) -> Result<Context> {
         backend: backend
             .ok_or_else(|| UsageError("this program was built without a tensor backend".into()))?,
         quiet: common.quiet,
+        unsafe_no_sandbox: common.unsafe_no_sandbox,
     })
 }
 

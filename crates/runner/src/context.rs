@@ -15,4 +15,6 @@ pub struct Context {
     pub backend: String,
     /// No progress, only results and errors.
     pub quiet: bool,
+    /// Programs written by a model may run without a sandbox.
+    pub unsafe_no_sandbox: bool,
 }

@@ -60,6 +60,9 @@ pub fn doctor(context: &Context) -> Result<u8> {
             |text| text.split(" from ").next().unwrap_or_default().to_owned(),
         ),
     );
+    for (key, value) in sandbox() {
+        say(key, value);
+    }
     for name in [
         "HF_HOME",
         "HF_HUB_CACHE",
@@ -135,6 +138,32 @@ pub fn doctor(context: &Context) -> Result<u8> {
     }
     commands::print(&lines.join("\n"))?;
     Ok(0)
+}
+
+/// What confines programs that a model wrote, and what it stops.
+fn sandbox() -> Vec<(&'static str, String)> {
+    let python = match sharelora_sandbox::Interpreter::find() {
+        Ok(python) => python,
+        Err(e) => return vec![("sandbox", format!("none: {e}"))],
+    };
+    let active = match sharelora_sandbox::active(&python) {
+        Ok(active) => active,
+        Err(e) => {
+            let text = format!("none: {e}; HumanEval is not run without --unsafe-no-sandbox");
+            return vec![("sandbox", text)];
+        }
+    };
+    let name = format!("{}, with Python {}", active.name(), python.version);
+    let mut lines = vec![("sandbox", name)];
+    for stop in active.stops() {
+        let verb = if stop.stopped {
+            "stops"
+        } else {
+            "does not stop"
+        };
+        lines.push(("", format!("{verb} {}: {}", stop.threat, stop.how)));
+    }
+    lines
 }
 
 /// libtorch: where it is, whether this build has it, and whether it computes.

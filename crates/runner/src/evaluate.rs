@@ -1,29 +1,46 @@
 //! A task's requests, answered by a model and graded.
+//!
+//! The engine decides what is computed together, and no answer depends on it but by rounding. Texts with a common beginning
+//! (the worked examples of a subject) are computed behind it; prompts that are continued wait for a place in the batch, the longest first;
+//! choices are scored in passes of about as many tokens as fill a processor.
 
-use anyhow::{Result, bail};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rayon::prelude::*;
+use sharelora_model::prefix::groups;
 use sharelora_model::{
-    BeamOptions, GenerateOptions, Input, Rules, Sampling, beam_search, generate, log_likelihoods,
+    BeamOptions, Event, GenerateOptions, Question, Rules, Sampling, ScoreOptions, beam_search,
+    generate, score,
 };
 use sharelora_tasks::{Answer, Encoded, Encoder, Request, RequestKind, Sample, Task};
 
-use crate::data;
 use crate::gradients::{self, Learner};
 use crate::progress::Progress;
+use crate::samples::{Answered, Log};
 
 /// Tokens that a stop text may reach back into.
 const STOP_WINDOW: usize = 16;
+
+/// Tokens of a pass that scores choices: more are no faster, and their activations take memory.
+pub const SCORED_TOKENS: usize = 2048;
+
+/// Between two writes of the answers so far.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// What answers requests.
 pub struct Engine<'a> {
     pub learner: &'a Learner,
     pub encoder: &'a Encoder,
     pub task: &'a dyn Task,
-    /// Requests answered at the same time.
+    /// Requests that are continued at the same time.
     pub batch_size: usize,
     /// Of sampling, where the task samples.
     pub seed: u64,
     /// Tokens of a text with a label that are kept.
     pub text_length: usize,
+    /// Whether common beginnings are computed once; `false` is for measuring what that is worth.
+    pub share: bool,
 }
 
 /// Graded answers, in the order of their requests.
@@ -33,53 +50,103 @@ pub struct Evaluated {
     pub truncated: usize,
 }
 
+/// The answers so far, and where they go.
+struct Answers<'a> {
+    list: Vec<Option<(Answer, usize)>>,
+    done: usize,
+    log: Option<&'a mut Log>,
+    written: Instant,
+    /// The first failure to write; the work goes on to where it can stop.
+    failed: Option<anyhow::Error>,
+    progress: Progress,
+}
+
+impl Answers<'_> {
+    fn take(&mut self, request: usize, answer: Answer, tokens: usize) {
+        if let Some(log) = &mut self.log {
+            let answered = Answered {
+                request,
+                answer: answer.clone(),
+                tokens,
+            };
+            let mut written = log.push(&answered);
+            if self.written.elapsed() >= EVERY {
+                written = written.and_then(|()| log.flush());
+                self.written = Instant::now();
+            }
+            self.failed = self.failed.take().or(written.err());
+        }
+        self.list[request] = Some((answer, tokens));
+        self.done += 1;
+        self.progress.set(self.done as u64, "");
+    }
+
+    fn failure(&mut self) -> Result<()> {
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Engine<'_> {
-    /// Answers and grades `requests`, the longest prompts first; samples come back in the requests' order.
+    /// Answers and grades `requests`; samples come back in the requests' order. Answers go to `log` as they come, and
+    /// what is `known` from it is not asked again.
     ///
     /// # Errors
-    /// Text that cannot be encoded or decoded.
-    pub fn evaluate(&self, requests: &[Request], quiet: bool) -> Result<Evaluated> {
+    /// Text that cannot be encoded or decoded, and a log that cannot be written.
+    pub fn evaluate(
+        &self,
+        requests: &[Request],
+        log: Option<&mut Log>,
+        known: Vec<Answered>,
+        quiet: bool,
+    ) -> Result<Evaluated> {
         let prompts = requests
-            .iter()
+            .par_iter()
             .map(|r| self.prompt(r))
             .collect::<Result<Vec<_>>>()?;
-        let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(prompts[i].ids.len()));
-        let mut answers: Vec<Option<(Answer, usize)>> = vec![None; requests.len()];
-        let mut progress = Progress::new(self.task.name(), requests.len() as u64, quiet);
-        let mut done = 0;
-        for batch in order.chunks(self.batch_size.max(1)) {
-            let mut generated = Vec::new();
-            let mut classified = Vec::new();
-            for &i in batch {
-                match &requests[i].kind {
-                    RequestKind::Generate { .. } => generated.push(i),
-                    RequestKind::Classify { .. } => classified.push(i),
-                    RequestKind::Choose { choices } => {
-                        answers[i] = Some((self.choose(choices, &prompts[i].ids)?, 0));
-                    }
-                }
+        let mut answers = Answers {
+            list: vec![None; requests.len()],
+            done: 0,
+            log,
+            written: Instant::now(),
+            failed: None,
+            progress: Progress::new(self.task.name(), requests.len() as u64, quiet),
+        };
+        for Answered {
+            request,
+            answer,
+            tokens,
+        } in known
+        {
+            if let Some(place) = answers.list.get_mut(request).filter(|p| p.is_none()) {
+                *place = Some((answer, tokens));
+                answers.done += 1;
             }
-            let pairs: Vec<(&Request, &[u32])> = generated
-                .iter()
-                .map(|&i| (&requests[i], prompts[i].ids.as_slice()))
-                .collect();
-            let texts = self.generate(&pairs, |token| {
-                progress.set(done, &format!("token {token}"))
-            })?;
-            for (i, answer) in generated.into_iter().zip(texts) {
-                answers[i] = Some(answer);
-            }
-            let texts: Vec<&Encoded> = classified.iter().map(|&i| &prompts[i]).collect();
-            for (i, answer) in classified.into_iter().zip(self.classify(&texts)?) {
-                answers[i] = Some((answer, 0));
-            }
-            done += batch.len() as u64;
-            progress.set(done, "");
+        }
+        let open: Vec<usize> = (0..requests.len())
+            .filter(|&i| answers.list[i].is_none())
+            .collect();
+        let of_kind = |wanted: fn(&RequestKind) -> bool| -> Vec<usize> {
+            let kind = open.iter().copied();
+            kind.filter(|&i| wanted(&requests[i].kind)).collect()
+        };
+        let generated = of_kind(|kind| matches!(kind, RequestKind::Generate { .. }));
+        match self.task.beam() {
+            Some(_) => self.search(&generated, requests, &prompts, &mut answers)?,
+            None => self.generate(&generated, requests, &prompts, &mut answers)?,
+        }
+        let chosen = of_kind(|kind| matches!(kind, RequestKind::Choose { .. }));
+        self.choose(&chosen, requests, &prompts, &mut answers)?;
+        let labelled = of_kind(|kind| matches!(kind, RequestKind::Classify { .. }));
+        self.classify(&labelled, &prompts, &mut answers)?;
+        if let Some(log) = &mut answers.log {
+            log.flush()?;
         }
         let samples: Vec<Sample> = requests
             .iter()
-            .zip(answers)
+            .zip(answers.list)
             .filter_map(|(request, answer)| {
                 let (answer, tokens) = answer?;
                 Some(Sample {
@@ -98,7 +165,9 @@ impl Engine<'_> {
         let text = metrics
             .get(headline)
             .map_or(String::new(), |m| format!(", {headline} {:.4}", m.value));
-        progress.finish(&format!("{} answers{text}", samples.len()));
+        answers
+            .progress
+            .finish(&format!("{} answers{text}", samples.len()));
         Ok(Evaluated {
             samples,
             truncated: prompts.iter().filter(|p| p.truncated).count(),
@@ -108,14 +177,6 @@ impl Engine<'_> {
     /// Token ids of a prompt, with room for the answer; or of a text with a label.
     fn prompt(&self, request: &Request) -> Result<Encoded> {
         let limit = self.learner.model.config.max_positions();
-        if let RequestKind::Generate { max_new_tokens, .. } = &request.kind
-            && data::has_last_position(&self.learner.model.config)
-            && *max_new_tokens >= limit
-        {
-            bail!(
-                "`evaluate.options.max_new_tokens` = {max_new_tokens} leaves no room for a prompt: the model has {limit} positions"
-            );
-        }
         let room = match &request.kind {
             RequestKind::Generate { max_new_tokens, .. } => {
                 limit.saturating_sub(*max_new_tokens).max(1)
@@ -159,84 +220,134 @@ impl Engine<'_> {
         })
     }
 
-    /// Continuations of prompts, each with its number of tokens; `said` is told the number of steps.
+    /// Continues prompts. Those behind a common beginning that would fill the batch go through it together, all others
+    /// in one queue, the longest first.
     fn generate(
         &self,
-        batch: &[(&Request, &[u32])],
-        said: impl FnMut(usize),
-    ) -> Result<Vec<(Answer, usize)>> {
-        let limits = |request: &Request| -> (Vec<String>, usize) {
-            match &request.kind {
-                RequestKind::Generate {
-                    stop,
-                    max_new_tokens,
-                } => (stop.clone(), *max_new_tokens),
-                RequestKind::Choose { .. } | RequestKind::Classify { .. } => (Vec::new(), 0),
+        asked: &[usize],
+        requests: &[Request],
+        prompts: &[Encoded],
+        answers: &mut Answers,
+    ) -> Result<()> {
+        let rows = self.batch_size.max(1);
+        let ids: Vec<&[u32]> = asked.iter().map(|&i| prompts[i].ids.as_slice()).collect();
+        let limits: Vec<usize> = ids.iter().map(|p| p.len().saturating_sub(1)).collect();
+        let (mut queues, mut rest) = (Vec::new(), Vec::new());
+        for group in groups(&ids, &limits) {
+            let of_group = group.texts.iter().map(|&t| asked[t]);
+            match self.share && group.shared > 0 && group.texts.len() >= rows {
+                true => queues.push(of_group.collect::<Vec<usize>>()),
+                false => rest.extend(of_group),
             }
-        };
-        let limits: Vec<(Vec<String>, usize)> =
-            batch.iter().map(|(request, _)| limits(request)).collect();
-        let max_new_tokens = limits.iter().map(|l| l.1).max().unwrap_or(0);
-        let eos = self.learner.model.config.eos_token_ids();
-        let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| *ids).collect();
-        let model = &self.learner.model;
-        if let Some(beam) = self.task.beam() {
-            let options = BeamOptions {
-                rules: Rules::Lora,
-                beams: beam.beams,
-                max_new_tokens,
-                eos: [eos, self.line_ends(&limits)?].concat(),
-                length_penalty: beam.length_penalty,
-                no_repeat_ngram: beam.no_repeat_ngram,
-            };
-            let found = beam_search(model, self.learner.adapter(None), &ids, &options, said);
-            return self.texts(found, &limits);
         }
+        queues.push(rest);
+        for mut queue in queues {
+            queue.sort_by_key(|&i| (std::cmp::Reverse(prompts[i].ids.len()), i));
+            self.continue_queue(&queue, requests, prompts, answers)?;
+        }
+        Ok(())
+    }
+
+    fn continue_queue(
+        &self,
+        queue: &[usize],
+        requests: &[Request],
+        prompts: &[Encoded],
+        answers: &mut Answers,
+    ) -> Result<()> {
+        let asked: Vec<(&[String], usize)> = queue.iter().map(|&i| limits(&requests[i])).collect();
+        let model = &self.learner.model;
         let options = GenerateOptions {
-            max_new_tokens,
-            eos,
+            max_new_tokens: asked.iter().map(|a| a.1).max().unwrap_or(0),
+            eos: model.config.eos_token_ids(),
             sampling: self.task.sampling().map(|s| Sampling {
                 temperature: s.temperature,
                 top_p: s.top_p,
                 seed: self.seed,
             }),
+            rows: self.batch_size.max(1),
+            streams: queue.iter().map(|&i| i as u64).collect(),
         };
-        let stops = |row: usize, tokens: &[u32]| {
-            let (stop, limit) = &limits[row];
+        let stops = |prompt: usize, tokens: &[u32]| {
+            let (stop, limit) = asked[prompt];
             let tail = &tokens[tokens.len().saturating_sub(STOP_WINDOW)..];
-            tokens.len() >= *limit
+            tokens.len() >= limit
                 || self
                     .encoder
                     .decode(tail)
                     .is_ok_and(|text| stop.iter().any(|s| text.contains(s.as_str())))
         };
+        let ids: Vec<&[u32]> = queue.iter().map(|&i| prompts[i].ids.as_slice()).collect();
+        let mut failed = None;
+        let event = |event: Event<'_>| {
+            if let Event::Finished(prompt, tokens) = event {
+                match self.text(tokens, asked[prompt].0) {
+                    Ok(answer) => answers.take(queue[prompt], answer, tokens.len()),
+                    Err(error) => failed = Some(error),
+                }
+            }
+        };
         let adapter = self.learner.adapter(None);
-        let found = generate(model, adapter, &ids, &options, stops, said);
-        self.texts(found, &limits)
+        generate(model, adapter, &ids, &options, stops, event);
+        match failed {
+            Some(error) => Err(error),
+            None => answers.failure(),
+        }
+    }
+
+    /// Continues prompts by beam search, prompts of about one length together.
+    fn search(
+        &self,
+        asked: &[usize],
+        requests: &[Request],
+        prompts: &[Encoded],
+        answers: &mut Answers,
+    ) -> Result<()> {
+        let Some(beam) = self.task.beam() else {
+            return Ok(());
+        };
+        let model = &self.learner.model;
+        let mut order = asked.to_vec();
+        order.sort_by_key(|&i| (std::cmp::Reverse(prompts[i].ids.len()), i));
+        for batch in order.chunks(self.batch_size.max(1)) {
+            let limits: Vec<(&[String], usize)> =
+                batch.iter().map(|&i| limits(&requests[i])).collect();
+            let stops: Vec<&String> = limits.iter().flat_map(|l| l.0).collect();
+            let options = BeamOptions {
+                rules: Rules::Lora,
+                beams: beam.beams,
+                max_new_tokens: limits.iter().map(|l| l.1).max().unwrap_or(0),
+                eos: [model.config.eos_token_ids(), self.line_ends(&stops)?].concat(),
+                length_penalty: beam.length_penalty,
+                no_repeat_ngram: beam.no_repeat_ngram,
+            };
+            let ids: Vec<&[u32]> = batch.iter().map(|&i| prompts[i].ids.as_slice()).collect();
+            let done = answers.done as u64;
+            let progress = &mut answers.progress;
+            let said = |step: usize| progress.set(done, &format!("token {step}"));
+            let found = beam_search(model, self.learner.adapter(None), &ids, &options, said);
+            for ((&request, tokens), (stop, _)) in batch.iter().zip(found).zip(limits) {
+                let answer = self.text(&tokens, stop)?;
+                answers.take(request, answer, tokens.len());
+            }
+            answers.failure()?;
+        }
+        Ok(())
     }
 
     /// Token ids as text, up to the first of its stops.
-    fn texts(
-        &self,
-        answers: Vec<Vec<u32>>,
-        limits: &[(Vec<String>, usize)],
-    ) -> Result<Vec<(Answer, usize)>> {
-        let answers = answers.into_iter().zip(limits);
-        answers
-            .map(|(tokens, (stop, _))| {
-                let mut text = self.encoder.decode(&tokens)?;
-                if let Some(end) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
-                    text.truncate(end);
-                }
-                Ok((Answer::Text(text), tokens.len()))
-            })
-            .collect()
+    fn text(&self, tokens: &[u32], stop: &[String]) -> Result<Answer> {
+        let mut text = self.encoder.decode(tokens)?;
+        if let Some(end) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
+            text.truncate(end);
+        }
+        Ok(Answer::Text(text))
     }
 
     /// Stops that are one token, a blank line say: a beam search ends at them as at the end-of-text token.
-    fn line_ends(&self, limits: &[(Vec<String>, usize)]) -> Result<Vec<u32>> {
+    fn line_ends(&self, stops: &[&String]) -> Result<Vec<u32>> {
         let mut ends = Vec::new();
-        for stop in limits.iter().flat_map(|(stops, _)| stops) {
+        for stop in stops {
             if let [id] = self.encoder.encode(stop, false)?[..]
                 && !ends.contains(&id)
             {
@@ -247,47 +358,77 @@ impl Engine<'_> {
     }
 
     /// The scores of the labels of texts.
-    fn classify(&self, texts: &[&Encoded]) -> Result<Vec<Answer>> {
-        let Some(head) = self.learner.head.as_ref().filter(|_| !texts.is_empty()) else {
-            return Ok(Vec::new());
+    fn classify(&self, asked: &[usize], prompts: &[Encoded], answers: &mut Answers) -> Result<()> {
+        let Some(head) = &self.learner.head else {
+            return Ok(());
         };
-        let input = gradients::input(texts, false);
-        let model = &self.learner.model;
-        let hidden = model.hidden(&input, self.learner.adapter(None), None);
-        let scores = head.scores(model, hidden, &input).without_autodiff();
-        let values = scores.try_into_vec_as::<f32>();
-        let values = values.map_err(|e| anyhow::anyhow!("scores cannot be read: {e:?}"))?;
-        let rows = values.chunks_exact(head.labels.width());
-        let answer = |row: &[f32]| Answer::Scores(row.iter().map(|v| f64::from(*v)).collect());
-        Ok(rows.map(answer).collect())
+        let mut order = asked.to_vec();
+        order.sort_by_key(|&i| (std::cmp::Reverse(prompts[i].ids.len()), i));
+        for batch in order.chunks(self.batch_size.max(1)) {
+            let texts: Vec<&Encoded> = batch.iter().map(|&i| &prompts[i]).collect();
+            let input = gradients::input(&texts, false);
+            let model = &self.learner.model;
+            let hidden = model.hidden(&input, self.learner.adapter(None), None);
+            let scores = head.scores(model, hidden, &input).without_autodiff();
+            let values = scores.try_into_vec_as::<f32>();
+            let values = values.map_err(|e| anyhow::anyhow!("scores cannot be read: {e:?}"))?;
+            for (&request, row) in batch.iter().zip(values.chunks_exact(head.labels.width())) {
+                let scores = row.iter().map(|v| f64::from(*v)).collect();
+                answers.take(request, Answer::Scores(scores), 0);
+            }
+            answers.failure()?;
+        }
+        Ok(())
     }
 
-    /// Log-probabilities of the continuations of one prompt.
-    fn choose(&self, choices: &[String], prompt: &[u32]) -> Result<Answer> {
-        let choices = choices
-            .iter()
-            .map(|c| Ok(self.encoder.encode(c, false)?))
-            .collect::<Result<Vec<_>>>()?;
-        let single = choices.iter().all(|c| c.len() == 1);
-        let rows: Vec<Vec<u32>> = match single {
-            // One forward pass scores all choices at the last position.
-            true => vec![prompt.to_vec()],
-            false => choices.iter().map(|c| [prompt, c].concat()).collect(),
-        };
-        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-        let input = Input::packed(&rows);
-        let model = &self.learner.model;
-        let hidden = model.hidden(&input, self.learner.adapter(None), None);
-        let log_probs = choices
-            .iter()
-            .enumerate()
-            .map(|(i, choice)| {
-                let row = if single { 0 } else { i };
-                let start = input.spans[row].start + prompt.len() - 1;
-                let states = hidden.clone().narrow(0, start, choice.len());
-                log_likelihoods(&states, model.head(), choice).iter().sum()
+    /// Log-probabilities of the continuations of prompts.
+    fn choose(
+        &self,
+        asked: &[usize],
+        requests: &[Request],
+        prompts: &[Encoded],
+        answers: &mut Answers,
+    ) -> Result<()> {
+        let question = |&i: &usize| -> Result<Question> {
+            let RequestKind::Choose { choices } = &requests[i].kind else {
+                return Ok(Question::default());
+            };
+            let choices = choices.iter().map(|c| Ok(self.encoder.encode(c, false)?));
+            Ok(Question {
+                prompt: prompts[i].ids.clone(),
+                choices: choices.collect::<Result<_>>()?,
             })
-            .collect();
-        Ok(Answer::Choice { log_probs })
+        };
+        let questions = asked
+            .par_iter()
+            .map(question)
+            .collect::<Result<Vec<Question>>>()?;
+        let options = ScoreOptions {
+            tokens: SCORED_TOKENS,
+            share: self.share,
+        };
+        let adapter = self.learner.adapter(None);
+        score(
+            &self.learner.model,
+            adapter,
+            &questions,
+            options,
+            |question, log_probs| {
+                let log_probs = log_probs.to_vec();
+                answers.take(asked[question], Answer::Choice { log_probs }, 0);
+            },
+        );
+        answers.failure()
+    }
+}
+
+/// The stops of a request, and its limit of new tokens.
+fn limits(request: &Request) -> (&[String], usize) {
+    match &request.kind {
+        RequestKind::Generate {
+            stop,
+            max_new_tokens,
+        } => (stop, *max_new_tokens),
+        RequestKind::Choose { .. } | RequestKind::Classify { .. } => (&[], 0),
     }
 }

@@ -10,20 +10,22 @@ use sharelora_hub::Progress;
 use sharelora_model::weights::{TensorDtype, write_safetensors};
 use sharelora_model::{Classifier, Labels, ModelConfig, Smoothing};
 use sharelora_report::{Metric, Record, Status};
-use sharelora_tasks::{Encoder, Request, Task, prompt_hash, task};
+use sharelora_sandbox::Sandbox;
+use sharelora_tasks::{Encoder, Request, RequestKind, Task, prompt_hash, task};
 
 use crate::base::{Base, Bases};
 use crate::device::device;
 use crate::error::{ABSENT, AbsentError, exit_code};
-use crate::evaluate::{Engine, Evaluated};
+use crate::evaluate::Engine;
 use crate::experiment::{BestBy, EvaluateSpec};
 use crate::gradients::Learner;
 use crate::meteor::meteor;
 use crate::plan::Origin;
-use crate::store::{ADAPTER_FILE, write_atomic};
+use crate::samples::{self, Log};
+use crate::store::ADAPTER_FILE;
 use crate::sweep::blank_record;
 use crate::train::train;
-use crate::{Context, ResolvedRun, RunDir, data, host};
+use crate::{Context, ResolvedRun, RunDir, data, host, programs};
 
 /// Does a run from what its folder holds to its record, which the caller writes.
 ///
@@ -50,6 +52,7 @@ pub fn execute(
         clock = Instant::now();
     };
 
+    let sandbox = sandbox(run, context)?;
     let device = device(&run.backend)?;
     let Base { model, encoder } =
         bases.get(&run.model, run.model.dtype, &context.hub, &device, shown)?;
@@ -79,6 +82,8 @@ pub fn execute(
     record
         .data
         .insert("tokenizer".into(), encoder.hash().into());
+    // What cannot be asked should be known before anything is trained.
+    let evaluations = evaluations(run, &config, context, &mut record)?;
     lap(&mut record, "load");
 
     if let Some(spec) = &run.train {
@@ -96,16 +101,17 @@ pub fn execute(
             .insert(format!("{} training rows", spec.task), data.hash.clone());
         lap(&mut record, "data");
         // Best by metric: the first evaluation's headline, as it stands between steps.
-        let watched = match (spec.best_by, run.evaluate.first()) {
-            (BestBy::Metric, Some(first)) => Some(Questions::new(first, context)?),
-            _ => None,
+        let watched = match spec.best_by {
+            BestBy::Metric => evaluations.first().map(|(_, questions)| questions),
+            BestBy::HeldOutLoss => None,
         };
         let length = data::text_length(spec, &config);
         let metric = |learner: &Learner| -> Result<Option<f64>> {
-            let Some(questions) = &watched else {
+            let Some(questions) = watched else {
                 return Ok(None);
             };
-            let found = questions.ask(learner, &encoder, run.seed, length, true)?;
+            let engine = questions.engine(learner, &encoder, run.seed, length);
+            let found = engine.evaluate(&questions.requests, None, Vec::new(), true)?;
             let metrics = questions.task.metrics(&found.samples);
             Ok(metrics.get(questions.task.headline()).map(|m| m.value))
         };
@@ -142,34 +148,34 @@ pub fn execute(
         Some(spec) => data::text_length(spec, &config),
         None => config.max_positions(),
     };
-    for spec in &run.evaluate {
-        let questions = match Questions::new(spec, context) {
-            Ok(questions) => questions,
-            // A split that was asked for beside the task's own may be missing from a mirror.
-            Err(e) if spec.options.split.is_some() && exit_code(&e) == ABSENT => {
-                eprintln!("  {} is not scored: {e:#}", spec.samples_name());
-                record
-                    .not_measured
-                    .insert(spec.samples_name(), format!("{e:#}"));
-                continue;
-            }
-            Err(e) => return Err(e),
-        };
+    for (spec, questions) in &evaluations {
         let task = questions.task.as_ref();
         let name = format!("{}/{}", task.name(), task.variant());
         let hash = prompt_hash(&questions.requests);
+        let (mut log, known) = Log::open(&dir.answers(&spec.samples_name()), &hash)?;
         record.data.insert(format!("{name} prompts"), hash);
-        let found = questions.ask(&learner, &encoder, run.seed, text_length, context.quiet)?;
+        if let Some(note) = &questions.note {
+            record.data.insert(format!("{name} note"), note.clone());
+        }
+        let engine = questions.engine(&learner, &encoder, run.seed, text_length);
+        let requests = &questions.requests;
+        let asked = requests.len() - known.len();
+        let begun = Instant::now();
+        let mut found = engine.evaluate(requests, Some(&mut log), known, context.quiet)?;
+        // An evaluation that goes on from its log has no time of its own.
+        if asked == requests.len() {
+            let name = format!("evaluate {}", spec.samples_name());
+            record.seconds.insert(name, begun.elapsed().as_secs_f64());
+        }
         if found.truncated > 0 {
             let name = format!("{name} prompts");
             record.truncated.insert(name, found.truncated as u64);
         }
-        let mut lines = String::new();
-        for sample in &found.samples {
-            lines.push_str(&serde_json::to_string(sample)?);
-            lines.push('\n');
+        if let Some(sandbox) = &sandbox {
+            programs::grade(task, &mut found.samples, sandbox.as_ref(), context.quiet)?;
         }
-        write_atomic(&dir.samples(&spec.samples_name()), lines.as_bytes())?;
+        samples::write(&dir.samples(&spec.samples_name()), &found.samples)?;
+        log.remove();
         for (grade, metric) in task.metrics(&found.samples) {
             record.metrics.insert(
                 format!("{}/{grade}", task.name()),
@@ -200,11 +206,69 @@ pub fn execute(
     Ok(record)
 }
 
+/// What the run's evaluations ask; of a split that is not to be had the record says so.
+///
+/// # Errors
+/// Data that is missing or does not fit, and answers that leave no room for a prompt.
+fn evaluations<'a>(
+    run: &'a ResolvedRun,
+    config: &ModelConfig,
+    context: &Context,
+    record: &mut Record,
+) -> Result<Vec<(&'a EvaluateSpec, Questions)>> {
+    let mut found = Vec::new();
+    for spec in &run.evaluate {
+        match Questions::new(spec, context) {
+            Ok(questions) => {
+                leave_room(&questions.requests, config)?;
+                found.push((spec, questions));
+            }
+            // A split that was asked for beside the task's own may be missing from a mirror.
+            Err(e) if spec.options.split.is_some() && exit_code(&e) == ABSENT => {
+                let (name, reason) = (spec.samples_name(), format!("{e:#}"));
+                eprintln!("  {name} is not scored: {reason}");
+                record.not_measured.insert(name, reason);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+/// Where positions are learned, a prompt and its answer have to fit into them.
+fn leave_room(requests: &[Request], config: &ModelConfig) -> Result<()> {
+    let limit = config.max_positions();
+    let longest = requests.iter().filter_map(|request| match &request.kind {
+        RequestKind::Generate { max_new_tokens, .. } => Some(*max_new_tokens),
+        RequestKind::Choose { .. } | RequestKind::Classify { .. } => None,
+    });
+    if let Some(longest) = longest.max().filter(|&n| n >= limit)
+        && data::has_last_position(config)
+    {
+        bail!(
+            "`evaluate.options.max_new_tokens` = {longest} leaves no room for a prompt: the model has {limit} positions"
+        );
+    }
+    Ok(())
+}
+
+/// The sandbox of programs that the run's evaluations may write: looked for before anything is trained.
+fn sandbox(run: &ResolvedRun, context: &Context) -> Result<Option<Box<dyn Sandbox>>> {
+    for spec in &run.evaluate {
+        if task(&spec.task, &spec.options)?.runs_programs() {
+            return programs::sandbox(context.unsafe_no_sandbox).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// What an `[[evaluate]]` asks.
 struct Questions {
     task: Box<dyn Task>,
     requests: Vec<Request>,
     batch_size: usize,
+    /// What the variant's name does not say of the worked examples.
+    note: Option<String>,
 }
 
 impl Questions {
@@ -216,32 +280,36 @@ impl Questions {
             Some(0) => Vec::new(),
             // Nothing is shown to a model whose answers are labels.
             _ if task.labels().is_some() => Vec::new(),
-            _ => rows(task.train_split())?,
+            _ => match rows(task.train_split()) {
+                // The task goes on without worked examples, and says so.
+                Err(e) if exit_code(&e) == ABSENT && task.note(&[]).is_some() => Vec::new(),
+                found => found?,
+            },
         };
         Ok(Questions {
             requests: task.requests(&eval, &shots)?,
+            note: task.note(&shots),
             task,
             batch_size: spec.batch_size,
         })
     }
 
-    fn ask(
-        &self,
-        learner: &Learner,
-        encoder: &Encoder,
+    fn engine<'a>(
+        &'a self,
+        learner: &'a Learner,
+        encoder: &'a Encoder,
         seed: u64,
         text_length: usize,
-        quiet: bool,
-    ) -> Result<Evaluated> {
-        let engine = Engine {
+    ) -> Engine<'a> {
+        Engine {
             learner,
             encoder,
             task: self.task.as_ref(),
             batch_size: self.batch_size,
             seed,
             text_length,
-        };
-        engine.evaluate(&self.requests, quiet)
+            share: true,
+        }
     }
 }
 

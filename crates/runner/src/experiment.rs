@@ -837,6 +837,20 @@ pub fn get<'a>(document: &'a Value, key: &str) -> Option<&'a Value> {
     })
 }
 
+/// The parts of a dotted key; a part in double quotes may have dots of its own, as in TOML.
+fn parts(key: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut quoted = false;
+    for c in key.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '.' if !quoted => parts.push(String::new()),
+            c => parts.last_mut().expect("one is there").push(c),
+        }
+    }
+    parts
+}
+
 /// Writes at a dotted key, making tables on the way; a number is an index into a list that is there.
 ///
 /// # Errors
@@ -844,12 +858,14 @@ pub fn get<'a>(document: &'a Value, key: &str) -> Option<&'a Value> {
 pub fn set(document: &mut Value, key: &str, value: Value) -> Result<(), String> {
     let mut at = document;
     let mut seen = String::new();
-    for part in key.split('.') {
+    for part in parts(key) {
         if part.is_empty() {
             return Err(format!("`{key}` has an empty part"));
         }
         at = match at {
-            Value::Object(map) => map.entry(part).or_insert_with(|| Value::Object(Map::new())),
+            Value::Object(map) => map
+                .entry(part.clone())
+                .or_insert_with(|| Value::Object(Map::new())),
             Value::Array(list) => {
                 let len = list.len();
                 part.parse::<usize>()
@@ -864,7 +880,7 @@ pub fn set(document: &mut Value, key: &str, value: Value) -> Result<(), String> 
         if !seen.is_empty() {
             seen.push('.');
         }
-        seen.push_str(part);
+        seen.push_str(&part);
     }
     *at = value;
     Ok(())
@@ -1056,7 +1072,7 @@ pub(crate) mod tests {
         insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling"#);
         insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, axes, override"#);
         insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train or evaluate, "adapter.rank" say"#);
-        insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit, split, dataset"#);
+        insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit, split, dataset, samples, temperature"#);
     }
 
     /// A value of the wrong type or out of range names its key, though serde does not.
@@ -1069,7 +1085,7 @@ pub(crate) mod tests {
         insta::assert_snapshot!(message("learning_rate = 1e-3", "learning_rate = -1"), @r#"experiments/x.toml: [train] `learning_rate`: -1 is out of range: a positive number"#);
         insta::assert_snapshot!(message("learning_rate = 1e-3", ""), @r#"experiments/x.toml: [train] lacks the key `learning_rate`"#);
         insta::assert_snapshot!(message("rank = 4", "rank = 0"), @r#"experiments/x.toml: [adapter] `rank` = 0 is out of range: a whole number of at least 1"#);
-        insta::assert_snapshot!(message("task = \"pocket\"\n        steps", "task = \"poket\"\n        steps"), @r#"experiments/x.toml: [train] `task`: unknown task `poket` (did you mean `pocket`?); choices: alpaca, cola, e2e, gsm8k, mmlu, mnli, mrpc, pocket, qnli, qqp, rte, sst2, stsb"#);
+        insta::assert_snapshot!(message("task = \"pocket\"\n        steps", "task = \"poket\"\n        steps"), @r#"experiments/x.toml: [train] `task`: unknown task `poket` (did you mean `pocket`?); choices: alpaca, codealpaca, cola, e2e, gsm8k, humaneval, mmlu, mmlu_pro, mnli, mrpc, pocket, qnli, qqp, rte, sst2, stsb"#);
         insta::assert_snapshot!(message("file:tiny/config.json", "tiny/config.json"), @r#"experiments/x.toml: [model] `config`: `tiny/config.json` is not a source: it has no scheme; valid forms: hf:ORG/NAME[@REVISION]:FILE, hf:datasets/ORG/NAME[@REVISION]:FILE, github:OWNER/REPO[@REVISION]:FILE, pypi:PACKAGE==VERSION:MEMBER, file:PATH"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 10\nkeep_best = true"), @r#"experiments/x.toml: [train] `keep_best`: needs held-out rows to know the best: set `held_out`, or best_by = "metric", or keep_best = false"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 10\nwarmup_steps = 11"), @r#"experiments/x.toml: [train] `warmup_steps`: 11 is more than the 10 steps of the run"#);
@@ -1172,6 +1188,21 @@ pub(crate) mod tests {
             .unwrap_err()
             .to_string();
         assert!(lost.contains("did you mean `base`?"), "{lost}");
+    }
+
+    /// The keys of an override are dotted themselves: quoted, they are one part of a longer key.
+    #[test]
+    fn a_quoted_part_of_a_key_keeps_its_dots() {
+        let rule =
+            "[[override]]\nwhen = { method = \"lora\" }\nset = { \"adapter.rank\" = 2 }\n[axes]";
+        let text = SMALL.replace("[axes]", rule);
+        let set = |sets: &[&str]| parse(&text, sets).unwrap().overrides[0].set.clone();
+        assert_eq!(set(&[])["adapter.rank"], 2);
+        let changed = set(&["override.0.set.\"adapter.rank\"=8"]);
+        assert_eq!(
+            (changed.len(), &changed["adapter.rank"]),
+            (1, &Value::from(8))
+        );
     }
 
     /// `--set` wins over the file, in TOML's syntax, with a bare word for a string.

@@ -1,5 +1,7 @@
 //! METEOR of generated texts: its program is brought here on first use, and where there is no Java it is not measured.
 
+use std::time::Duration;
+
 use sharelora_hub::{Hub, Progress, Source};
 use sharelora_metrics::e2e::Corpus;
 use sharelora_metrics::e2e::meteor::{Counts, Java, score};
@@ -13,6 +15,9 @@ const FILES: [&str; 2] = [
 ];
 
 const JAVA: &str = "java";
+
+/// Many times what it takes for the whole test set of the challenge.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// METEOR of a corpus with the standard error of a bootstrap over segments, or why it is not measured.
 pub fn meteor(corpus: &Corpus, hub: &Hub, progress: Progress) -> Result<Metric, String> {
@@ -37,6 +42,7 @@ pub fn meteor(corpus: &Corpus, hub: &Hub, progress: Progress) -> Result<Metric, 
     let java = Java {
         command: JAVA.to_owned(),
         folder,
+        limit: LIMIT,
     };
     let found = score(corpus, &java).map_err(|e| e.to_string())?;
     let of = |segments: &[Counts]| {

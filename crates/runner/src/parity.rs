@@ -231,11 +231,7 @@ fn outputs(reference: &Reference, io: &Tensors) -> Result<Vec<Check>> {
         token_ids(continued, model, name)
     };
     let expected = continued("greedy_20")?;
-    let options = GenerateOptions {
-        max_new_tokens: expected.len(),
-        eos: Vec::new(),
-        sampling: None,
-    };
+    let options = GenerateOptions::greedy(expected.len(), Vec::new());
     // Beside a shorter prompt, so that rows of different lengths and the cache are in it.
     let prompts = [row, &row[length / 2..]];
     let answers = generate(model, None, &prompts, &options, |_, _| false, |_| {});
@@ -644,11 +640,7 @@ pub fn parity_cases(file: &Path, model: &Model, encoder: &Encoder) -> Result<Vec
             difference: ((sum - case.nll_sum) / case.nll_sum).abs(),
             tolerance: RELATIVE_TOLERANCE,
         });
-        let options = GenerateOptions {
-            max_new_tokens: case.greedy_ids.len(),
-            eos: Vec::new(),
-            sampling: None,
-        };
+        let options = GenerateOptions::greedy(case.greedy_ids.len(), Vec::new());
         let answer = generate(
             model,
             None,

@@ -137,7 +137,12 @@ impl RunDir {
 
     /// Prompts, answers and grades of one evaluated task.
     pub fn samples(&self, task: &str) -> PathBuf {
-        self.path.join(format!("samples-{task}.jsonl"))
+        self.path.join(format!("samples-{task}.jsonl.zst"))
+    }
+
+    /// The answers so far of a task whose evaluation is under way.
+    pub fn answers(&self, task: &str) -> PathBuf {
+        self.path.join(format!("answers-{task}.log.zst"))
     }
 
     /// Folder of the state that training goes on from.

@@ -245,7 +245,7 @@ pub struct Written {
 /// Writes `reports/EXPERIMENT` from the stored results of the plan's runs.
 ///
 /// Only these: the folder may also hold runs of earlier settings (`--set`), which are no further seeds of the same.
-/// So the report is made of a view of the folder, `record.json` and `steps.jsonl` of the plan's runs alone.
+/// So the report is made of a view of the folder, with records, steps and samples of the plan's runs alone.
 ///
 /// # Errors
 /// No run has a record yet, or a file cannot be read or written.
@@ -266,11 +266,16 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
             State::New | State::Broken(_) => false,
         };
         records += usize::from(readable);
-        for (file, wanted) in [("record.json", readable), ("steps.jsonl", true)] {
-            let path = from.join(file);
+        let mut files = vec![(from.join("steps.jsonl"), true)];
+        files.push((from.join("record.json"), readable));
+        if readable {
+            let samples = sharelora_report::samples::files(&from)?;
+            files.extend(samples.into_values().map(|path| (path, true)));
+        }
+        for (path, wanted) in files {
             if wanted && path.is_file() {
                 std::fs::create_dir_all(&to)?;
-                std::fs::copy(&path, to.join(file))
+                std::fs::copy(&path, to.join(path.file_name().unwrap_or_default()))
                     .with_context(|| format!("cannot read {}", path.display()))?;
             }
         }
@@ -332,6 +337,7 @@ pub(crate) mod tests {
             hub: sharelora_hub::Hub::from_vars(root, |_| None),
             backend: "flex".into(),
             quiet: true,
+            unsafe_no_sandbox: false,
         }
     }
 

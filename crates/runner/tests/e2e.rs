@@ -98,6 +98,20 @@ fn the_recipe_runs_and_is_scored() {
     assert_eq!(weights.shape(b), Some(vec![96, 8]));
 }
 
+/// Positions are learned in a GPT-2: an answer that would take all of them is refused before anything is trained.
+#[test]
+fn an_answer_leaves_room_for_its_prompt() {
+    let project = gpt2();
+    let set = "evaluate.0.options.max_new_tokens=128";
+    let found = project.run(&["sweep", "tiny", "--set", set]);
+    assert_ne!(found.code, Some(0));
+    let wanted = "`evaluate.options.max_new_tokens` = 128 leaves no room for a prompt: the model has 128 positions";
+    assert!(found.err.contains(wanted), "{}", found.err);
+    for dir in run_dirs(&project.path("results/tiny")).values() {
+        assert!(!dir.join("steps.jsonl").exists(), "{}", dir.display());
+    }
+}
+
 const SYSTEM: &str = "The Vaults is a pub near Café Adriatic.\n\nBlue Spice serves cheap food.\n";
 const REFERENCES: &str = "The Vaults is a pub close to Café Adriatic.\nNear Café Adriatic is The Vaults.\n\n\
                           Nothing is known.\n\nBlue Spice is cheap.\n";

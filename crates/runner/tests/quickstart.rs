@@ -136,7 +136,7 @@ fn from_nothing_to_a_report() {
             label != "base",
             "{label}"
         );
-        assert!(dir.join("samples-pocket.jsonl").is_file(), "{label}");
+        assert!(dir.join("samples-pocket.jsonl.zst").is_file(), "{label}");
     }
 
     // What is done is not touched, by --only's sweep or by this one.
@@ -180,7 +180,7 @@ fn from_nothing_to_a_report() {
     let dir = run_dirs(&results)["share_a-seed0"].display().to_string();
     let score = quick.succeed(&[
         "score",
-        &format!("{dir}/samples-pocket.jsonl"),
+        &format!("{dir}/samples-pocket.jsonl.zst"),
         "--task",
         "pocket",
     ]);

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sharelora::samples::{self, Answered, Log};
+use sharelora_tasks::Answer;
 use support::{Project, bits, leftovers, run_dirs};
 
 /// Time that a child may take before something is wrong.
@@ -105,7 +107,7 @@ fn a_damaged_checkpoint_starts_training_again() {
         for file in [
             "record.json",
             "adapter/adapter.safetensors",
-            "samples-pocket.jsonl",
+            "samples-pocket.jsonl.zst",
         ] {
             std::fs::remove_file(dir.join(file)).unwrap();
         }
@@ -140,5 +142,59 @@ fn a_damaged_checkpoint_starts_training_again() {
             "{what}: {said}"
         );
         assert_eq!(bits(dir), wanted, "{what}");
+    }
+}
+
+/// An evaluation that was killed asks only what has no answer yet, and ends with the answers of one that was left alone.
+#[test]
+fn an_evaluation_goes_on_from_its_answers() {
+    let project = Project::new();
+    project.succeed(&["run", "tiny", LABEL]);
+    let dir = &run_dirs(&project.path("results/tiny"))[LABEL];
+    let wanted = bits(dir);
+    let file = dir.join("samples-pocket.jsonl.zst");
+    let samples = samples::read(&file).unwrap();
+    let prompts = wanted.record["data"].as_object().unwrap();
+    let (_, prompts) = prompts
+        .iter()
+        .find(|(k, _)| k.ends_with(" prompts"))
+        .unwrap();
+    let again = |change: &dyn Fn(usize, Answer) -> Answer| {
+        for name in [
+            "record.json",
+            "adapter/adapter.safetensors",
+            "samples-pocket.jsonl.zst",
+        ] {
+            std::fs::remove_file(dir.join(name)).unwrap();
+        }
+        let log = dir.join("answers-pocket.log.zst");
+        let (mut log, _) = Log::open(&log, prompts.as_str().unwrap()).unwrap();
+        for (request, sample) in samples.iter().enumerate().step_by(2) {
+            let answer = change(request, sample.answer.clone());
+            let tokens = sample.tokens;
+            log.push(&Answered {
+                request,
+                answer,
+                tokens,
+            })
+            .unwrap();
+        }
+        log.flush().unwrap();
+        project.succeed(&["run", "tiny", LABEL]);
+        assert!(!dir.join("answers-pocket.log.zst").exists());
+        samples::read(&file).unwrap()
+    };
+    again(&|_, answer| answer);
+    assert_eq!(bits(dir), wanted);
+    // What the log says is not asked again.
+    let changed = again(&|request, answer| match request {
+        2 => Answer::Text("from the log".into()),
+        _ => answer,
+    });
+    for (request, (found, sample)) in changed.iter().zip(&samples).enumerate() {
+        match request {
+            2 => assert_eq!(found.answer, Answer::Text("from the log".into())),
+            _ => assert_eq!(found, sample),
+        }
     }
 }

@@ -151,7 +151,7 @@ pub fn cached_attention(
             let mut parts = Vec::new();
             // (slots, capacity, Hkv D), written in place: nothing else holds the buffers.
             let (mut k_all, mut v_all) = (take(keys), take(values));
-            for (span, row) in spans.iter().zip(rows) {
+            for (span, row) in spans.iter().zip(rows).filter(|(span, _)| span.len > 0) {
                 let (q, k, v) = split(qkv.clone().narrow(0, span.start, span.len), heads);
                 let end = row.length + span.len;
                 let place = [row.slot..row.slot + 1, row.length..end, 0..wide];

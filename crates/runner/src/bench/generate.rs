@@ -64,11 +64,7 @@ pub fn generate(arguments: &GenerateArguments, context: &Context) -> Result<Gene
         .collect::<Result<Vec<Vec<u32>>>>()?;
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let model = files.load(&arguments.dtype, &device)?;
-    let options = GenerateOptions {
-        max_new_tokens: arguments.new,
-        eos: Vec::new(),
-        sampling: None,
-    };
+    let options = GenerateOptions::greedy(arguments.new, Vec::new());
     let begun = Instant::now();
     let answers = continued(&model, None, &prompts, &options, |_, _| false, |_| {});
     let seconds = begun.elapsed().as_secs_f64();

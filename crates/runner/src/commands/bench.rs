@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::Context;
+use crate::bench::evaluate::EvaluateArguments;
 use crate::bench::generate::GenerateArguments;
 use crate::bench::load::LoadArguments;
 use crate::bench::machine::MachineArguments;
 use crate::bench::peer::PeerArguments;
 use crate::bench::train::TrainArguments;
-use crate::bench::{generate, load, machine, peer, render, report, train};
+use crate::bench::{evaluate, generate, load, machine, peer, render, report, train};
 
 #[derive(Debug, Subcommand)]
 pub enum Bench {
@@ -25,6 +26,11 @@ pub enum Bench {
         after_help = "Example:\n  sharelora bench generate --prompts gsm8k_test.parquet --n 32 --new 64"
     )]
     Generate(GenerateArguments),
+    /// Questions of a task with and without computing common beginnings once
+    #[command(
+        after_help = "Example:\n  sharelora bench evaluate --model smollm2-gsm8k --task mmlu --shots 5 --questions 200"
+    )]
+    Evaluate(EvaluateArguments),
     /// Time until a model is ready, and the memory that it holds or maps
     #[command(after_help = "Example:\n  sharelora bench load --model smollm2-gsm8k")]
     Load(LoadArguments),
@@ -63,6 +69,10 @@ pub fn bench(context: &Context, reports: &Path, what: &Bench) -> Result<u8> {
         Bench::Generate(arguments) => {
             let fields = generate::generate(arguments, context)?;
             render("Generation", &fields, arguments.json)?
+        }
+        Bench::Evaluate(arguments) => {
+            let fields = evaluate::evaluate(arguments, context)?;
+            render("Evaluation", &fields, arguments.json)?
         }
         Bench::Load(arguments) => {
             let fields = load::load(arguments, context)?;

@@ -1,4 +1,4 @@
-//! `export`: the adapter of a run, for use elsewhere.
+//! `export`: the adapter of a run, or its results, for use elsewhere.
 
 use std::path::Path;
 
@@ -25,6 +25,18 @@ pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -
         .into());
     }
     let run = read_run(dir)?;
+    if format == ExportFormat::LmEval {
+        let file = dir.join("record.json");
+        if !file.is_file() {
+            let text = format!("{}: not there: the run has not ended", file.display());
+            return Err(AbsentError(text).into());
+        }
+        let record = sharelora_report::record::read_record(&file)?;
+        for path in sharelora_report::write_lm_eval(&record, dir, out)? {
+            super::print(&path.display().to_string())?;
+        }
+        return Ok(0);
+    }
     if run.adapter.is_none() {
         return Err(UsageError(format!(
             "{}: the method `{}` has no adapter",
@@ -65,6 +77,7 @@ pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -
             };
             export_peft(&bank, &modules, &info, out)?;
         }
+        ExportFormat::LmEval => unreachable!("written above"),
         ExportFormat::Native => save_native(&bank, &modules, &out.join(ADAPTER_FILE))?,
     }
     super::print(&out.display().to_string())?;

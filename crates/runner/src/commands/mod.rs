@@ -17,7 +17,7 @@ pub use export::export;
 pub use fetch::{Wanted, fetch, fetch_all, wanted};
 pub use parity::parity;
 pub use plan::{params, plan};
-pub use score::{score, score_texts};
+pub use score::{score, score_completions, score_texts};
 pub use sweep::{report, run, sweep};
 
 use crate::cli::Named;

@@ -260,7 +260,7 @@ pub fn bits(dir: &Path) -> Bits {
             })
             .collect(),
         adapter: std::fs::read(dir.join("adapter/adapter.safetensors")).ok(),
-        samples: text("samples-pocket.jsonl").unwrap(),
+        samples: unpacked(&dir.join("samples-pocket.jsonl.zst")),
         record: some_of(
             &record,
             &[
@@ -279,6 +279,12 @@ pub fn bits(dir: &Path) -> Bits {
             ],
         ),
     }
+}
+
+/// The lines of a samples file.
+pub fn unpacked(path: &Path) -> String {
+    let packed = std::fs::read(path).unwrap();
+    String::from_utf8(zstd::decode_all(packed.as_slice()).unwrap()).unwrap()
 }
 
 /// Every file below a folder, by its path in it.
