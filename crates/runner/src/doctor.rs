@@ -126,11 +126,9 @@ pub fn doctor(context: &Context) -> Result<u8> {
     match experiment::list(&context.root) {
         Ok(names) => {
             lines.push("Experiments that can run without the network:".into());
-            lines.extend(
-                names
-                    .iter()
-                    .map(|name| format!("  {name:<24}{}", readiness(context, name))),
-            );
+            let width = names.iter().map(String::len).max().unwrap_or(0);
+            let line = |name: &String| format!("  {name:<width$}  {}", readiness(context, name));
+            lines.extend(names.iter().map(line));
         }
         Err(_) => {
             lines.push("No project here: no folder `experiments` upward from this one.".into())

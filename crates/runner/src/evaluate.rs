@@ -279,13 +279,15 @@ impl Engine<'_> {
         };
         let ids: Vec<&[u32]> = queue.iter().map(|&i| prompts[i].ids.as_slice()).collect();
         let mut failed = None;
-        let event = |event: Event<'_>| {
-            if let Event::Finished(prompt, tokens) = event {
-                match self.text(tokens, asked[prompt].0) {
-                    Ok(answer) => answers.take(queue[prompt], answer, tokens.len()),
-                    Err(error) => failed = Some(error),
-                }
+        let event = |event: Event<'_>| match event {
+            Event::Step(passes) => {
+                let done = answers.done as u64;
+                answers.progress.set(done, &format!("token {passes}"));
             }
+            Event::Finished(prompt, tokens) => match self.text(tokens, asked[prompt].0) {
+                Ok(answer) => answers.take(queue[prompt], answer, tokens.len()),
+                Err(error) => failed = Some(error),
+            },
         };
         let adapter = self.learner.adapter(None);
         generate(model, adapter, &ids, &options, stops, event);

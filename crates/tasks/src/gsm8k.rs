@@ -182,7 +182,11 @@ impl Task for Gsm8k {
     }
 
     fn version(&self) -> u32 {
-        1
+        match self.variant {
+            // 2: a question's draws are named by its place in the task, and no longer by that in its batch.
+            Variant::Released => 2,
+            Variant::ZeroShot | Variant::Cot => 1,
+        }
     }
 
     fn variant(&self) -> String {
