@@ -31,6 +31,19 @@ pub fn resample(
     draws(n, seed, of).into_iter().flatten().collect()
 }
 
+/// Resamples of a score of a whole corpus, which costs more than a mean.
+pub const CORPUS_RESAMPLES: usize = 1_000;
+
+/// Seed of all resampling in reports; a constant, since they have no other chance in them.
+pub const SEED: u64 = 0;
+
+/// A score of the chosen of `n` questions in each of [`CORPUS_RESAMPLES`] resamples, the same ones for every run; NaN where it has none.
+/// The difference of two runs, resample by resample, is then the paired bootstrap of their difference.
+pub fn resampled_scores(n: usize, score: impl Fn(&[usize]) -> Option<f64> + Sync) -> Vec<f64> {
+    let of = |indices: &[usize]| score(indices).unwrap_or(f64::NAN);
+    some_draws(CORPUS_RESAMPLES, n, SEED, of)
+}
+
 /// Means of every row of `rows` (all of the same length, the number of questions) over the same resamples: `[row][resample]`.
 /// The difference of two rows, resample by resample, is then the paired bootstrap of their difference.
 pub fn resampled_means(rows: &[&[f64]], seed: u64) -> Vec<Vec<f64>> {
@@ -61,10 +74,19 @@ pub fn resampled_means(rows: &[&[f64]], seed: u64) -> Vec<Vec<f64>> {
 
 /// What `of` makes of each resample's indices, in order.
 fn draws<T: Send>(n: usize, seed: u64, of: impl Fn(&[usize]) -> T + Sync) -> Vec<T> {
+    some_draws(RESAMPLES, n, seed, of)
+}
+
+fn some_draws<T: Send>(
+    count: usize,
+    n: usize,
+    seed: u64,
+    of: impl Fn(&[usize]) -> T + Sync,
+) -> Vec<T> {
     if n == 0 {
         return Vec::new();
     }
-    let chunks: Vec<Vec<T>> = (0..RESAMPLES / CHUNK)
+    let chunks: Vec<Vec<T>> = (0..count / CHUNK)
         .into_par_iter()
         .map(|chunk| {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -87,6 +109,7 @@ fn draws<T: Send>(n: usize, seed: u64, of: impl Fn(&[usize]) -> T + Sync) -> Vec
 /// The 95 % percentile interval of resampled statistics, with linear interpolation between ranks; `None` of nothing.
 pub fn percentile_interval(resampled: &[f64]) -> Option<(f64, f64)> {
     let mut values = resampled.to_vec();
+    values.retain(|value| value.is_finite());
     let mut quantile = |q: f64| {
         let place = q * values.len().checked_sub(1)? as f64;
         let (_, low, above) = values.select_nth_unstable_by(place as usize, f64::total_cmp);

@@ -15,6 +15,8 @@ pub enum Test {
     McNemar,
     /// Paired bootstrap over the same questions.
     PairedBootstrap,
+    /// The same of a score that is no mean of grades.
+    CorpusBootstrap,
     /// The interval of a difference of independent results; no p-value.
     Unpaired,
 }
@@ -113,7 +115,43 @@ pub fn bootstrapped(a: Resampled, b: Resampled, seeds: &[(f64, usize)]) -> Optio
         .filter(|(a, b)| a != b)
         .count();
     let least = 2.0 * 0.5f64.powi(i32::try_from(differing).unwrap_or(i32::MAX));
-    let mut differences: Vec<f64> = a.means.iter().zip(b.means).map(|(a, b)| a - b).collect();
+    let differences = a.means.iter().zip(b.means).map(|(a, b)| a - b).collect();
+    let found = stretched(value, differences, questions, seeds)?;
+    Some(Difference {
+        p: found.p.map(|p| p.max(least).min(1.0)),
+        ..found
+    })
+}
+
+/// The difference of two scores of the same `questions` that are no means of grades, from the scores of the same resamples of both;
+/// `seeds` as in [`bootstrapped`]. Resamples in which a side has no score are left out.
+pub fn of_corpora(
+    value: f64,
+    a: &[f64],
+    b: &[f64],
+    questions: usize,
+    seeds: &[(f64, usize)],
+) -> Option<Difference> {
+    let differences = a.iter().zip(b).map(|(a, b)| a - b);
+    let differences: Vec<f64> = differences.filter(|d| d.is_finite()).collect();
+    // As with a standard error: a score that most resamples lack has no distribution.
+    if 2 * differences.len() <= a.len() {
+        return None;
+    }
+    let found = stretched(value, differences, questions, seeds)?;
+    Some(Difference {
+        test: Test::CorpusBootstrap,
+        ..found
+    })
+}
+
+/// Interval and p-value of `value` from resampled differences, with the variance of the seeds.
+fn stretched(
+    value: f64,
+    mut differences: Vec<f64>,
+    questions: usize,
+    seeds: &[(f64, usize)],
+) -> Option<Difference> {
     let of_questions = standard_deviation(&differences)?.powi(2);
     let mut parts = vec![(of_questions, questions as f64 - 1.0)];
     parts.extend(
@@ -134,7 +172,7 @@ pub fn bootstrapped(a: Resampled, b: Resampled, seeds: &[(f64, usize)]) -> Optio
     Some(Difference {
         value,
         interval: bootstrap::percentile_interval(&differences),
-        p: Some(bootstrap::p_value(&differences).max(least).min(1.0)),
+        p: Some(bootstrap::p_value(&differences)),
         corrected: None,
         test: Test::PairedBootstrap,
     })

@@ -33,6 +33,6 @@ pub use lm_eval::{lm_eval, lm_eval_samples, write_lm_eval};
 pub use record::{
     Host, Metric, Record, Run, Status, Step, read_experiment, read_record, read_steps, write_record,
 };
-pub use report::{Paths, ReportSpec, write_report};
+pub use report::{Paths, ReportSpec, write_report, write_report_of};
 pub use samples::{Grades, Sample, read_run_grades, read_samples};
 pub use table::{Align, Cell, Column, Format, Table};

@@ -8,14 +8,13 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use crate::bootstrap::{self, FEWEST, percentile_interval, resampled_means};
-use crate::difference::{Difference, Resampled, Test, binary, bootstrapped, holm, unpaired};
+use crate::bootstrap::{self, FEWEST, SEED, percentile_interval, resampled_means};
+use crate::difference::{
+    Difference, Resampled, Test, binary, bootstrapped, holm, of_corpora, unpaired,
+};
 use crate::record::{Metric, Run};
 use crate::samples::Grades;
 use crate::statistics::{self, Estimate};
-
-/// Seed of the resampling; a constant, since reports have no other chance in them.
-const SEED: u64 = 0;
 
 /// Names of metrics whose grade is called otherwise, without the split that may follow.
 const GRADES: [(&str, &str); 2] = [("accuracy", "correct"), ("pass@1", "passed")];
@@ -135,13 +134,17 @@ pub fn estimate(
         .collect();
     let graded: Vec<Option<Graded>> = scored.iter().map(|runs| graded(metric, runs)).collect();
     let resampled = resampled(&graded);
+    let corpora: Vec<Option<Corpus>> = scored.iter().map(|runs| corpus(metric, runs)).collect();
 
     let estimates: Vec<Option<Estimate>> = scored
         .iter()
         .zip(&resampled)
-        .map(|(runs, resampled)| {
+        .zip(&corpora)
+        .map(|((runs, resampled), corpus)| {
             let values: Vec<_> = runs.iter().map(|(_, m)| (m.value, m.stderr, m.n)).collect();
-            statistics::metric(&values, resampled.as_deref().and_then(percentile_interval))
+            let of_corpus = corpus.as_ref().map(|corpus| corpus.scores.as_slice());
+            let resampled = resampled.as_deref().or(of_corpus);
+            statistics::metric(&values, resampled.and_then(percentile_interval))
         })
         .collect();
 
@@ -166,7 +169,14 @@ pub fn estimate(
                 };
                 bootstrapped(first, second, &seeds)
             }
-            _ => None,
+            _ => {
+                let corpora = corpora[a].as_ref().zip(corpora[b].as_ref());
+                let paired = corpora.filter(|(a, b)| a.questions == b.questions);
+                paired.and_then(|(a, b)| {
+                    let value = of_a.mean - of_b.mean;
+                    of_corpora(value, &a.scores, &b.scores, a.questions.len(), &seeds)
+                })
+            }
         };
         Some(((a, b), difference.unwrap_or_else(|| unpaired(of_a, of_b))))
     };
@@ -176,7 +186,11 @@ pub fn estimate(
         reference,
         questions: graded
             .iter()
-            .map(|g| Some(g.as_ref()?.values.len()))
+            .zip(&corpora)
+            .map(|(graded, corpus)| match (graded, corpus) {
+                (Some(graded), _) => Some(graded.values.len()),
+                (None, corpus) => Some(corpus.as_ref()?.questions.len()),
+            })
             .collect(),
     };
     pairs.correct();
@@ -242,13 +256,41 @@ fn graded<'a>(metric: &str, runs: &[(&'a Run, &Metric)]) -> Option<Graded<'a>> {
     })
 }
 
-/// One run's grades behind `metric`, `TASK/NAME`: those of the samples of the task, or of the split that the name ends with,
-/// which have the metric's name and, every question graded, its value as their mean.
-fn grades<'a>(
-    metric: &str,
-    run: &'a Run,
-    score: &Metric,
-) -> Option<(&'a Grades, &'a BTreeMap<String, f64>)> {
+/// A setting's scores of a whole corpus.
+struct Corpus<'a> {
+    /// The questions, of all its runs the same.
+    questions: &'a BTreeMap<String, u64>,
+    /// Mean over the runs, resample by resample; NaN where one has none.
+    scores: Vec<f64>,
+}
+
+/// The resampled scores of all runs; `None` where a run has none, or other questions than the first, or few.
+fn corpus<'a>(metric: &str, runs: &[(&'a Run, &Metric)]) -> Option<Corpus<'a>> {
+    let of_runs: Option<Vec<(&Grades, &Vec<f64>)>> = runs
+        .iter()
+        .map(|(run, _)| Some((samples_of(metric, run)?.0, run.resampled.get(metric)?)))
+        .collect();
+    let of_runs = of_runs?;
+    let (first, scores) = of_runs.first()?;
+    let questions = &first.questions;
+    let same = |(grades, of_run): &(&Grades, &Vec<f64>)| {
+        grades.questions == *questions && of_run.len() == scores.len()
+    };
+    if questions.len() < FEWEST || !of_runs.iter().all(same) {
+        return None;
+    }
+    let mean = |place: usize| {
+        let sum: f64 = of_runs.iter().map(|(_, scores)| scores[place]).sum();
+        sum / of_runs.len() as f64
+    };
+    Some(Corpus {
+        questions,
+        scores: (0..scores.len()).map(mean).collect(),
+    })
+}
+
+/// The samples behind `metric`, `TASK/NAME`, those of the task or of the split that the name ends with, and the name without it.
+fn samples_of<'a, 'b>(metric: &'b str, run: &'a Run) -> Option<(&'a Grades, &'b str)> {
     let (task, name) = metric.split_once('/')?;
     run.grades.iter().find_map(|(file, grades)| {
         let name = match file.strip_prefix(task)? {
@@ -257,18 +299,29 @@ fn grades<'a>(
                 .strip_suffix(split.strip_prefix('-')?)?
                 .strip_suffix('_')?,
         };
-        let called = GRADES
-            .iter()
-            .find(|(metric, _)| *metric == name)
-            .map_or(name, |(_, grade)| grade);
-        let values = grades
-            .by_name
-            .get(name)
-            .or_else(|| grades.by_name.get(called))?;
-        let mean = values.values().sum::<f64>() / values.len() as f64;
-        let whole = values.len() == grades.questions.len();
-        (whole && (mean - score.value).abs() < 1e-9).then_some((grades, values))
+        Some((grades, name))
     })
+}
+
+/// One run's grades behind `metric`, `TASK/NAME`: those of the samples of the task, or of the split that the name ends with,
+/// which have the metric's name and, every question graded, its value as their mean.
+fn grades<'a>(
+    metric: &str,
+    run: &'a Run,
+    score: &Metric,
+) -> Option<(&'a Grades, &'a BTreeMap<String, f64>)> {
+    let (grades, name) = samples_of(metric, run)?;
+    let called = GRADES
+        .iter()
+        .find(|(metric, _)| *metric == name)
+        .map_or(name, |(_, grade)| grade);
+    let values = grades
+        .by_name
+        .get(name)
+        .or_else(|| grades.by_name.get(called))?;
+    let mean = values.values().sum::<f64>() / values.len() as f64;
+    let whole = values.len() == grades.questions.len();
+    (whole && (mean - score.value).abs() < 1e-9).then_some((grades, values))
 }
 
 /// How a test is called in notes, over `questions`.
@@ -278,6 +331,10 @@ pub fn name(test: Test) -> String {
         Test::PairedBootstrap => format!(
             "a paired bootstrap of {} resamples of the questions",
             crate::number::thousands(bootstrap::RESAMPLES as u64)
+        ),
+        Test::CorpusBootstrap => format!(
+            "a paired bootstrap of {} resamples of the questions",
+            crate::number::thousands(bootstrap::CORPUS_RESAMPLES as u64)
         ),
         Test::Unpaired => "the interval of a difference of independent results".to_owned(),
     }

@@ -179,6 +179,9 @@ pub struct Run {
     /// The grades of its answers, by the name of the samples file: a task, or a task and its split. Empty where the folder has
     /// none.
     pub grades: BTreeMap<String, Grades>,
+    /// By metric, the scores of [`crate::bootstrap::resampled_scores`] over its questions in the order of their ids, for metrics that
+    /// are no means of grades. Reading leaves it empty: whoever knows the tasks fills it.
+    pub resampled: BTreeMap<String, Vec<f64>>,
     /// The folder.
     pub dir: PathBuf,
 }
@@ -317,6 +320,7 @@ fn read_run(dir: PathBuf) -> Result<Run> {
         steps,
         torn,
         grades: samples::read_run_grades(&dir)?,
+        resampled: BTreeMap::new(),
         dir,
     })
 }

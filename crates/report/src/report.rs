@@ -53,11 +53,21 @@ pub struct Paths {
 /// same results and `spec` give the same files.
 pub fn write_report(results_dir: &Path, out_dir: &Path, spec: &ReportSpec) -> Result<Paths> {
     let runs = read_experiment(results_dir)?;
+    write_report_of(&runs, results_dir, out_dir, spec)
+}
+
+/// [`write_report`] of runs that were read from `results_dir`, and whose scores of whole corpora may have been resampled.
+pub fn write_report_of(
+    runs: &[Run],
+    results_dir: &Path,
+    out_dir: &Path,
+    spec: &ReportSpec,
+) -> Result<Paths> {
     if runs.is_empty() {
         return Err(Error::Empty(results_dir.to_owned()));
     }
     let unfinished = unfinished_runs(results_dir)?;
-    let comparison = compare(&spec.title, &runs);
+    let comparison = compare(&spec.title, runs);
     std::fs::create_dir_all(out_dir).map_err(|source| Error::Io {
         action: "create",
         path: out_dir.to_owned(),
@@ -80,7 +90,7 @@ pub fn write_report(results_dir: &Path, out_dir: &Path, spec: &ReportSpec) -> Re
         table_csv: out_dir.join("table.csv"),
         table_tex: out_dir.join("table.tex"),
         records: out_dir.join("records.parquet"),
-        loss: draw("loss", loss_curves(&format!("{}: loss", spec.title), &runs))?,
+        loss: draw("loss", loss_curves(&format!("{}: loss", spec.title), runs))?,
         accuracy: draw(
             "accuracy",
             accuracy_by_parameters(&format!("{}: score against size", spec.title), &comparison),
@@ -90,7 +100,7 @@ pub fn write_report(results_dir: &Path, out_dir: &Path, spec: &ReportSpec) -> Re
     write(&paths.table_csv, Format::Csv)?;
     write(&paths.table_tex, Format::Latex)?;
     collect::write_parquet(&paths.records, &records)?;
-    let text = markdown(&runs, &unfinished, &comparison, spec, &paths);
+    let text = markdown(runs, &unfinished, &comparison, spec, &paths);
     file::write(&paths.report, text.as_bytes())?;
     Ok(paths)
 }
@@ -430,9 +440,9 @@ fn how_judged(comparison: &Comparison) -> String {
     let has = |test| of_metrics.contains(&test);
     let mut text = String::from(
         "Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of \
-         scores of a whole corpus from their bootstrapped standard error.",
+         scores of a whole corpus the same, or else from their bootstrapped standard error.",
     );
-    if has(Test::McNemar) || has(Test::PairedBootstrap) {
+    if has(Test::McNemar) || has(Test::PairedBootstrap) || has(Test::CorpusBootstrap) {
         text += " Settings whose answers to the same questions are stored are compared in pairs:";
         if has(Test::McNemar) {
             text += " right against wrong answers of one seed by McNemar's exact test, with Newcombe's interval of a \
@@ -442,6 +452,12 @@ fn how_judged(comparison: &Comparison) -> String {
             text += &format!(
                 " other grades, and means over seeds, by {}, to which the variance between seeds is added (Satterthwaite);",
                 pairs::name(Test::PairedBootstrap)
+            );
+        }
+        if has(Test::CorpusBootstrap) {
+            text += &format!(
+                " scores of a whole corpus by {}, with the variance between seeds;",
+                pairs::name(Test::CorpusBootstrap)
             );
         }
         text += " p-values are Holm-corrected, those of the comparisons in the table among themselves and those of all \

@@ -757,3 +757,59 @@ fn seeds_add_their_variance_to_the_questions() {
     let (low, high) = apart.interval.unwrap();
     assert!(low == 0.0 && high > 0.1 && high <= 1.0);
 }
+
+/// A score of a whole corpus is compared on the same resamples of the questions, and its interval is that of the resamples; the
+/// grades, which are no means of it, decide nothing.
+#[test]
+fn scores_of_a_corpus_are_paired() {
+    let folder = tempfile::tempdir().unwrap();
+    let right = |wrong: usize| -> Vec<f64> {
+        let is_right = |i: usize| i % 3 != 0 && i >= wrong;
+        (0..300).map(|i| f64::from(u8::from(is_right(i)))).collect()
+    };
+    // F1 where every question has the truth yes, and a wrong answer is no.
+    let f1 = |grades: &[f64], chosen: &[usize]| {
+        let right: f64 = chosen.iter().map(|&i| grades[i]).sum();
+        (right > 0.0).then(|| 2.0 * right / (right + chosen.len() as f64))
+    };
+    let all: Vec<usize> = (0..300).collect();
+    let answers = [
+        ("lora", right(0)),
+        ("share_a", right(30)),
+        ("share_b", right(3)),
+    ];
+    for (method, grades) in &answers {
+        let value = f1(grades, &all).unwrap();
+        store(folder.path(), method, 0, "f1", value, Some(grades));
+    }
+    let mut runs = read_experiment(folder.path()).unwrap();
+    let unpaired = compare("", &runs);
+    for run in &mut runs {
+        let (_, grades) = answers
+            .iter()
+            .find(|(m, _)| *m == run.record.method)
+            .unwrap();
+        let scores = bootstrap::resampled_scores(300, |chosen| f1(grades, chosen));
+        run.resampled.insert("gsm8k/f1".into(), scores);
+    }
+    let paired = compare("", &runs);
+    let of = |found: &Comparison, row: usize| found.pairs["gsm8k/f1"].to_reference(row).unwrap().1;
+    let loss = of(&paired, 1);
+    assert_eq!(loss.test, Test::CorpusBootstrap);
+    assert_eq!(of(&unpaired, 1).test, Test::Unpaired);
+    let value = f1(&answers[1].1, &all).unwrap() - f1(&answers[0].1, &all).unwrap();
+    assert!((loss.value - value).abs() < 1e-12);
+    assert_eq!(differs(&loss), Some(true), "{loss:?}");
+    // 20 questions of 300 lost is beyond the noise of independent results only barely, and far beyond that of pairs.
+    let width = |d: &Difference| d.interval.map(|(low, high)| high - low).unwrap();
+    assert!(width(&loss) < 0.7 * width(&of(&unpaired, 1)));
+    assert_eq!(
+        differs(&of(&paired, 2)),
+        Some(false),
+        "two questions are no finding"
+    );
+    assert_ne!(
+        paired.rows[0].metrics["gsm8k/f1"].interval,
+        unpaired.rows[0].metrics["gsm8k/f1"].interval
+    );
+}

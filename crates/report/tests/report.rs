@@ -144,6 +144,7 @@ fn run(record: Record) -> Run {
         record,
         torn: None,
         grades: BTreeMap::new(),
+        resampled: BTreeMap::new(),
         dir: "run".into(),
     }
 }
@@ -247,7 +248,7 @@ Held-out loss, before to after training: Base 2.5000; LoRA 2.5000 to 1.9000; Sha
 
 gsm8k/exact\_match\_strict: Base 2.0 % (95 % interval 0.8 to 5.0); LoRA 20.0 % (95 % interval 15.0 to 26.1); ShareA 20.5 % (95 % interval 15.5 to 26.6); ShareA\_qkv 21.0 % (95 % interval 15.9 to 27.2); ShareB 21.5 % (95 % interval 16.4 to 27.7); ShareAB 22.0 % (95 % interval 16.8 to 28.2). In gsm8k/exact\_match\_strict these differences count: ShareAB over Base, ShareB over Base, ShareA\_qkv over Base, ShareA over Base, LoRA over Base. Among the trained methods no difference counts.
 
-Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of scores of a whole corpus from their bootstrapped standard error. Without common questions, and for losses, a difference counts when it is larger than the 95 % interval of a difference of independent results, one pair at a time.
+Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of scores of a whole corpus the same, or else from their bootstrapped standard error. Without common questions, and for losses, a difference counts when it is larger than the 95 % interval of a difference of independent results, one pair at a time.
 
 ![Loss curves](loss.svg)
 

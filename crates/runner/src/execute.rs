@@ -171,7 +171,7 @@ pub fn execute(
             let name = format!("{name} prompts");
             record.truncated.insert(name, found.truncated as u64);
         }
-        if let Some(sandbox) = &sandbox {
+        if let Some(sandbox) = sandbox.as_ref().filter(|_| task.runs_programs()) {
             programs::grade(task, &mut found.samples, sandbox.as_ref(), context.quiet)?;
         }
         samples::write(&dir.samples(&spec.samples_name()), &found.samples)?;

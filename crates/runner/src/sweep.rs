@@ -6,9 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rayon::prelude::*;
 use serde_json::Value;
 use sharelora_adapters::Method;
+use sharelora_report::bootstrap::resampled_scores;
 use sharelora_report::{Paths, Record, ReportSpec, Status};
+use sharelora_tasks::task;
 
 use crate::base::Bases;
 use crate::execute::execute;
@@ -306,13 +309,43 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
         caveat: experiment.caveat.clone(),
         command: command.to_owned(),
     };
-    let paths =
-        sharelora_report::write_report(&results, &folders.reports.join(&experiment.name), &spec)?;
-    let runs = sharelora_report::read_experiment(&results)?;
+    let mut runs = sharelora_report::read_experiment(&results)?;
+    runs.par_iter_mut()
+        .try_for_each(|run| resample_corpora(run, plan))?;
+    let out = folders.reports.join(&experiment.name);
+    let paths = sharelora_report::write_report_of(&runs, &results, &out, &spec)?;
     let table = sharelora_report::compare(&spec.title, &runs)
         .table
         .render(sharelora_report::Format::Terminal);
     Ok(Written { paths, table })
+}
+
+/// Scores of whole corpora, as BLEU and Matthews's coefficient, over resamples of the questions: for intervals and paired tests.
+fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> {
+    let Some(planned) = plan.runs.iter().find(|p| p.folder() == folder_of(run)) else {
+        return Ok(());
+    };
+    let files = sharelora_report::samples::files(&run.dir)?;
+    for spec in &planned.evaluate {
+        let task = task(&spec.task, &spec.options)?;
+        let file = files.get(&spec.samples_name());
+        let Some(file) = file.filter(|_| !task.corpus_scores(&[]).is_empty()) else {
+            continue;
+        };
+        let mut samples = crate::samples::read(file)?;
+        samples.sort_by(|a, b| a.id.cmp(&b.id));
+        for (name, score) in task.corpus_scores(&samples) {
+            let scores = resampled_scores(samples.len(), score);
+            let name = format!("{}/{name}", task.name());
+            run.resampled.insert(name, scores);
+        }
+    }
+    Ok(())
+}
+
+fn folder_of(run: &sharelora_report::Run) -> String {
+    let name = run.dir.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The method that parameters are compared with.

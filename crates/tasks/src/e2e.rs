@@ -13,14 +13,15 @@
 //! questions, with the weights of NIST and CIDEr kept. METEOR is a program of its own, which the runner asks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use sharelora_metrics::e2e::{Corpus, Scores, Statistics, statistics};
 
 use crate::bootstrap::standard_error;
 use crate::table::Row;
 use crate::task::{
-    self, Answer, BeamSearch, Example, Metric, Request, RequestKind, Sample, Target, Task,
-    TaskOptions,
+    self, Answer, BeamSearch, CorpusScore, Example, Metric, Request, RequestKind, Sample, Target,
+    Task, TaskOptions,
 };
 use crate::{Error, Result};
 
@@ -40,6 +41,14 @@ const COLUMNS: [(&str, &str); 3] = [
     ("context", "text"),
     ("meaning_representation", "human_reference"),
     ("source", "target"),
+];
+
+/// The scores of the challenge by the names of their metrics; METEOR is a program's.
+const SCORES: [(&str, fn(&Scores) -> f64); 4] = [
+    ("bleu", |s| s.bleu),
+    ("nist", |s| s.nist),
+    ("rouge_l", |s| s.rouge_l),
+    ("cider", |s| s.cider),
 ];
 
 /// See the module's text.
@@ -173,14 +182,7 @@ impl Task for E2e {
         };
         let segments = statistics(&corpus);
         let whole = Scores::of(&segments);
-        type Score = fn(&Scores) -> f64;
-        let scores: [(&str, Score); 4] = [
-            ("bleu", |s| s.bleu),
-            ("nist", |s| s.nist),
-            ("rouge_l", |s| s.rouge_l),
-            ("cider", |s| s.cider),
-        ];
-        for (name, score) in scores {
+        for (name, score) in SCORES {
             let of = |segments: &[Statistics]| Some(score(&Scores::of(segments)));
             let metric = Metric {
                 value: score(&whole),
@@ -190,6 +192,20 @@ impl Task for E2e {
             metrics.insert(name.to_owned(), metric);
         }
         metrics
+    }
+
+    fn corpus_scores(&self, samples: &[Sample]) -> Vec<(String, CorpusScore)> {
+        let corpus = self.corpus(samples);
+        let segments = Arc::new(corpus.map_or(Vec::new(), |corpus| statistics(&corpus)));
+        let scores = SCORES.iter().map(|&(name, score)| {
+            let segments = segments.clone();
+            let of = move |places: &[usize]| {
+                let chosen = places.iter().filter_map(|&place| segments.get(place));
+                Some(score(&Scores::of(chosen)))
+            };
+            (name.to_owned(), Box::new(of) as CorpusScore)
+        });
+        scores.collect()
     }
 
     fn headline(&self) -> &str {
@@ -285,6 +301,14 @@ mod tests {
         assert_eq!(found["rouge_l"].value, 0.5);
         assert!(found["rouge_l"].stderr.unwrap() > 0.0 && found["bleu"].n == 2);
         assert!(task().metrics(&[]).is_empty());
+        // As functions of all samples the scores are the metrics; those without a part that is the corpus's are of one alone too.
+        let alone = task().metrics(&samples[1..]);
+        for (name, score) in task().corpus_scores(&samples) {
+            assert_eq!(score(&[0, 1]), Some(found[&name].value), "{name}");
+            if ["bleu", "rouge_l"].contains(&name.as_str()) {
+                assert_eq!(score(&[1]), Some(alone[&name].value), "{name}");
+            }
+        }
     }
 
     /// The real files: 42,061 training lines, and the 630 questions of the test set.

@@ -25,6 +25,7 @@
 //! error of accuracy is the binomial one, of the others that of a bootstrap over samples.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sharelora_metrics::classification::{f1, matthews};
 use sharelora_metrics::correlation::{pearson, spearman};
@@ -32,7 +33,8 @@ use sharelora_metrics::correlation::{pearson, spearman};
 use crate::bootstrap::standard_error;
 use crate::table::Row;
 use crate::task::{
-    self, Answer, Example, Labels, Metric, Request, RequestKind, Sample, Target, Task, TaskOptions,
+    self, Answer, CorpusScore, Example, Labels, Metric, Request, RequestKind, Sample, Target, Task,
+    TaskOptions,
 };
 use crate::{Error, Result};
 
@@ -202,6 +204,23 @@ impl Glue {
         Ok(glue)
     }
 
+    /// Truth and prediction of every sample: classes, or numbers.
+    fn pairs(&self, samples: &[Sample]) -> (Vec<(usize, usize)>, Vec<(f64, f64)>) {
+        let (mut classes, mut numbers) = (Vec::new(), Vec::new());
+        for Sample {
+            reference, answer, ..
+        } in samples
+        {
+            match self.protocol.labels {
+                Labels::Classes(names) => {
+                    classes.push((true_class(names, reference), predicted_class(names, answer)))
+                }
+                Labels::Regression => numbers.push(values(reference, answer)),
+            }
+        }
+        (classes, numbers)
+    }
+
     /// `name`, and the split where it is not the default one.
     fn of_split(&self, name: &str) -> String {
         if self.split == self.protocol.splits[0] {
@@ -279,6 +298,18 @@ fn values(reference: &str, answer: &Answer) -> (f64, f64) {
 }
 
 /// A score and its bootstrapped standard error.
+/// A score as a function of the places of pairs.
+fn chosen<T: Copy + Send + Sync + 'static>(
+    pairs: &Arc<Vec<T>>,
+    score: impl Fn(&[T]) -> Option<f64> + Send + Sync + 'static,
+) -> CorpusScore {
+    let pairs = pairs.clone();
+    Box::new(move |places| {
+        let chosen = places.iter().filter_map(|&place| pairs.get(place).copied());
+        score(&chosen.collect::<Vec<T>>())
+    })
+}
+
 fn metric<T: Copy>(pairs: &[T], score: impl Fn(&[T]) -> Option<f64>) -> Metric {
     let value = score(pairs);
     Metric {
@@ -370,20 +401,8 @@ impl Task for Glue {
         if samples.is_empty() {
             return BTreeMap::new();
         }
+        let (mut classes, mut numbers) = self.pairs(samples);
         // Sorted, so that neither rounding nor the bootstrap depends on the order of the samples.
-        let mut classes: Vec<(usize, usize)> = Vec::new();
-        let mut numbers: Vec<(f64, f64)> = Vec::new();
-        for Sample {
-            reference, answer, ..
-        } in samples
-        {
-            match self.protocol.labels {
-                Labels::Classes(names) => {
-                    classes.push((true_class(names, reference), predicted_class(names, answer)))
-                }
-                Labels::Regression => numbers.push(values(reference, answer)),
-            }
-        }
         classes.sort_unstable();
         numbers.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let score = |score: &Score| {
@@ -401,6 +420,23 @@ impl Task for Glue {
             (self.of_split(score.name()), metric)
         };
         self.protocol.scores.iter().map(score).collect()
+    }
+
+    fn corpus_scores(&self, samples: &[Sample]) -> Vec<(String, CorpusScore)> {
+        let (classes, numbers) = self.pairs(samples);
+        let (classes, numbers) = (Arc::new(classes), Arc::new(numbers));
+        let score = |score: &Score| {
+            let of = match score {
+                // A mean of grades.
+                Score::Accuracy => return None,
+                Score::F1 => chosen(&classes, |pairs| f1(pairs, 1)),
+                Score::Matthews => chosen(&classes, matthews),
+                Score::Pearson => chosen(&numbers, pearson),
+                Score::Spearman => chosen(&numbers, spearman),
+            };
+            Some((self.of_split(score.name()), of))
+        };
+        self.protocol.scores.iter().filter_map(score).collect()
     }
 
     fn headline(&self) -> &str {
@@ -666,6 +702,11 @@ mod tests {
                 turned.rotate_left(turn % samples.len());
                 turned.reverse();
                 prop_assert_eq!(&format!("{:?}", task.metrics(&turned)), &found);
+                let all: Vec<usize> = (0..samples.len()).collect();
+                for (name, score) in task.corpus_scores(&samples) {
+                    let (of_all, metric) = (score(&all).unwrap_or(f64::NAN), task.metrics(&samples)[&name].value);
+                    prop_assert!((of_all - metric).abs() < 1e-9 || of_all.is_nan() && metric.is_nan());
+                }
                 let lines = samples.iter().map(|sample| serde_json::to_string(sample).unwrap());
                 let read: Vec<Sample> = lines.map(|line| serde_json::from_str(&line).unwrap()).collect();
                 prop_assert_eq!(&format!("{:?}", task.metrics(&read)), &found);

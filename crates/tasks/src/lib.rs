@@ -41,8 +41,8 @@ pub use pocket_tokenizer::{
 };
 pub use table::{Row, Rows, Value, rows_hash};
 pub use task::{
-    Answer, BeamSearch, Example, Labels, Metric, Program, Request, RequestKind, Sample, Sampling,
-    TASKS, Target, Task, TaskOptions, metrics, prompt_hash, task,
+    Answer, BeamSearch, CorpusScore, Example, Labels, Metric, Program, Request, RequestKind,
+    Sample, Sampling, TASKS, Target, Task, TaskOptions, metrics, prompt_hash, task,
 };
 
 /// Result of this crate.

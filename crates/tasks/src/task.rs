@@ -204,6 +204,9 @@ pub struct Program {
     pub completion: String,
 }
 
+/// A score of chosen samples; `None` where it is not defined for them.
+pub type CorpusScore = Box<dyn Fn(&[usize]) -> Option<f64> + Send + Sync>;
+
 /// A task: its data, its prompts, its grades.
 pub trait Task: Send + Sync {
     /// Name, as in [`TASKS`].
@@ -271,6 +274,11 @@ pub trait Task: Send + Sync {
     /// How the variant searches; `None` takes one token after the other.
     fn beam(&self) -> Option<BeamSearch> {
         None
+    }
+    /// The metrics that are no means of grades, each as a function of a choice of `samples` by their places, which may repeat: for
+    /// resampling.
+    fn corpus_scores(&self, _samples: &[Sample]) -> Vec<(String, CorpusScore)> {
+        Vec::new()
     }
     /// The answers and their references, where they are scored by METEOR too.
     fn corpus(&self, _samples: &[Sample]) -> Option<sharelora_metrics::e2e::Corpus> {
