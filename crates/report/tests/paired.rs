@@ -764,7 +764,7 @@ fn seeds_add_their_variance_to_the_questions() {
 fn scores_of_a_corpus_are_paired() {
     let folder = tempfile::tempdir().unwrap();
     let right = |wrong: usize| -> Vec<f64> {
-        let is_right = |i: usize| i % 3 != 0 && i >= wrong;
+        let is_right = |i: usize| !i.is_multiple_of(3) && i >= wrong;
         (0..300).map(|i| f64::from(u8::from(is_right(i)))).collect()
     };
     // F1 where every question has the truth yes, and a wrong answer is no.

@@ -43,8 +43,11 @@ const COLUMNS: [(&str, &str); 3] = [
     ("source", "target"),
 ];
 
+/// One of the scores of a corpus.
+type Score = fn(&Scores) -> f64;
+
 /// The scores of the challenge by the names of their metrics; METEOR is a program's.
-const SCORES: [(&str, fn(&Scores) -> f64); 4] = [
+const SCORES: [(&str, Score); 4] = [
     ("bleu", |s| s.bleu),
     ("nist", |s| s.nist),
     ("rouge_l", |s| s.rouge_l),

@@ -205,8 +205,8 @@ impl Glue {
     }
 
     /// Truth and prediction of every sample: classes, or numbers.
-    fn pairs(&self, samples: &[Sample]) -> (Vec<(usize, usize)>, Vec<(f64, f64)>) {
-        let (mut classes, mut numbers) = (Vec::new(), Vec::new());
+    fn pairs(&self, samples: &[Sample]) -> (Classes, Numbers) {
+        let (mut classes, mut numbers) = (Classes::new(), Numbers::new());
         for Sample {
             reference, answer, ..
         } in samples
@@ -298,6 +298,12 @@ fn values(reference: &str, answer: &Answer) -> (f64, f64) {
 }
 
 /// A score and its bootstrapped standard error.
+/// Truth and prediction, as indices of classes.
+type Classes = Vec<(usize, usize)>;
+
+/// Truth and prediction of a regression.
+type Numbers = Vec<(f64, f64)>;
+
 /// A score as a function of the places of pairs.
 fn chosen<T: Copy + Send + Sync + 'static>(
     pairs: &Arc<Vec<T>>,
