@@ -88,7 +88,7 @@ pub enum RequestKind {
         /// Limit in tokens.
         max_new_tokens: usize,
     },
-    /// Give the log-probability of each continuation.
+    /// Give the log-probability of each continuation; of a single one, that of a text behind its prompt.
     Choose {
         /// The continuations, exactly as they follow the prompt.
         choices: Vec<String>,
