@@ -148,6 +148,8 @@ pub fn execute(
         Some(spec) => data::text_length(spec, &config),
         None => config.max_positions(),
     };
+    // Kept until all are done: a run that is stopped in its second evaluation does not ask the first again.
+    let mut logs = Vec::new();
     for (spec, questions) in &evaluations {
         let task = questions.task.as_ref();
         let name = format!("{}/{}", task.name(), task.variant());
@@ -175,7 +177,7 @@ pub fn execute(
             programs::grade(task, &mut found.samples, sandbox.as_ref(), context.quiet)?;
         }
         samples::write(&dir.samples(&spec.samples_name()), &found.samples)?;
-        log.remove();
+        logs.push(log);
         for (grade, metric) in task.metrics(&found.samples) {
             record.metrics.insert(
                 format!("{}/{grade}", task.name()),
@@ -199,6 +201,7 @@ pub fn execute(
             }
         }
     }
+    logs.into_iter().for_each(Log::remove);
     lap(&mut record, "evaluate");
     record.status = Status::Finished;
     record.peak_memory_bytes = host::peak_resident_bytes();
