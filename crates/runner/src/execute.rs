@@ -102,7 +102,19 @@ pub fn execute(
         lap(&mut record, "data");
         // Best by metric: the first evaluation's headline, as it stands between steps.
         let watched = match spec.best_by {
-            BestBy::Metric => evaluations.first().map(|(_, questions)| questions),
+            BestBy::Metric => {
+                let first = run.evaluate.first();
+                let asked = evaluations
+                    .iter()
+                    .find(|(spec, _)| first.is_some_and(|first| std::ptr::eq(*spec, first)));
+                if let (Some(first), None) = (first, asked) {
+                    let name = first.samples_name();
+                    bail!(
+                        "`train.best_by` = \"metric\" needs `{name}`, whose questions are not here"
+                    );
+                }
+                asked.map(|(_, questions)| questions)
+            }
             BestBy::HeldOutLoss => None,
         };
         let length = data::text_length(spec, &config);
