@@ -82,34 +82,21 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let prefix = config.prefix();
         Self::assemble(config, device, |spec| {
-            let name = find(checkpoint, prefix, &spec.name).ok_or_else(|| {
-                ModelError::Mismatch(format!(
-                    "tensor `{}` is missing from the checkpoint",
-                    spec.name
-                ))
-            })?;
-            let found = checkpoint.shape(&name).unwrap_or_default();
-            let [out, into] = spec.shape;
-            let expected = match spec.conv1d {
-                Some(conv) => [into, conv.of],
-                None => spec.shape,
-            };
-            let flat = match found[..] {
-                [n] => vec![1, n],
-                _ => found.clone(),
-            };
-            if flat != expected {
-                return Err(ModelError::Mismatch(format!(
-                    "tensor `{name}` is {found:?} in the checkpoint, config.json needs {expected:?}"
-                )));
-            }
-            let Some(conv) = spec.conv1d else {
-                return Ok(checkpoint.matrix(&name, storage)?);
-            };
-            let stored = checkpoint.matrix(&name, storage)?;
-            let columns = transposed(&stored.values(), [into, conv.of], conv.start, out);
-            Ok(Matrix::from_f32(out, into, columns).to_format(stored.format()))
+            read_weight(prefix, checkpoint, spec, storage)
         })
+    }
+
+    /// One weight of a checkpoint, without the rest of the model.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_weight(
+        config: &ModelConfig,
+        checkpoint: &Checkpoint,
+        spec: &WeightSpec,
+        storage: Storage,
+    ) -> Result<Matrix, ModelError> {
+        read_weight(config.prefix(), checkpoint, spec, storage)
     }
 
     /// A model from a function that gives the values of each weight, [out, in] or (1, n), by the name of its tensor.
@@ -334,6 +321,41 @@ impl Model {
     pub fn most_likely(&self, hidden: Tensor<2>) -> Vec<u32> {
         ops::argmax(hidden, self.head())
     }
+}
+
+fn read_weight(
+    prefix: &str,
+    checkpoint: &Checkpoint,
+    spec: &WeightSpec,
+    storage: Storage,
+) -> Result<Matrix, ModelError> {
+    let name = find(checkpoint, prefix, &spec.name).ok_or_else(|| {
+        ModelError::Mismatch(format!(
+            "tensor `{}` is missing from the checkpoint",
+            spec.name
+        ))
+    })?;
+    let found = checkpoint.shape(&name).unwrap_or_default();
+    let [out, into] = spec.shape;
+    let expected = match spec.conv1d {
+        Some(conv) => [into, conv.of],
+        None => spec.shape,
+    };
+    let flat = match found[..] {
+        [n] => vec![1, n],
+        _ => found.clone(),
+    };
+    if flat != expected {
+        return Err(ModelError::Mismatch(format!(
+            "tensor `{name}` is {found:?} in the checkpoint, config.json needs {expected:?}"
+        )));
+    }
+    let Some(conv) = spec.conv1d else {
+        return Ok(checkpoint.matrix(&name, storage)?);
+    };
+    let stored = checkpoint.matrix(&name, storage)?;
+    let columns = transposed(&stored.values(), [into, conv.of], conv.start, out);
+    Ok(Matrix::from_f32(out, into, columns).to_format(stored.format()))
 }
 
 /// The name under which the checkpoint has a tensor: in full, without the base's prefix, or with the names that norms had

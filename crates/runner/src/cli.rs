@@ -171,6 +171,11 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Singular values, ranks, norms and principal angles of adapters; writes Parquet and figures
+    #[command(
+        after_help = "Example:\n  sharelora spectrum smollm2-gsm8k/lora-seed0 smollm2-gsm8k/share_a-seed0 --layers"
+    )]
+    Spectrum(commands::Spectrum),
     /// Compare this program with reference values of transformers and PEFT: outputs, training steps, real prompts
     #[command(
         after_help = "Example:\n  sharelora parity reference/llama-gqa reference/smollm2.json --model-of smollm2-gsm8k"
@@ -296,6 +301,10 @@ fn dispatch(cli: Cli) -> Result<u8> {
         },
         Command::Export { run, format, out } => {
             commands::export(&anywhere(common)?, &run, format, &out)
+        }
+        Command::Spectrum(spectrum) => {
+            let (context, folders) = project(common)?;
+            commands::spectrum(&context, &folders, &spectrum)
         }
         Command::Parity { paths, model_of } => {
             commands::parity(&anywhere(common)?, &paths, &model_of)

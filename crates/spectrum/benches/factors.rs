@@ -57,9 +57,15 @@ impl Update {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64()
+/// Seconds of one call, the mean over `time` of calls: what else the machine does falls on these as on one long call.
+fn mean(time: Duration, mut call: impl FnMut()) -> f64 {
+    let begun = Instant::now();
+    let mut calls = 0;
+    while begun.elapsed() < time {
+        call();
+        calls += 1;
+    }
+    begun.elapsed().as_secs_f64() / f64::from(calls)
 }
 
 fn main() {
@@ -107,12 +113,9 @@ fn main() {
         );
         for rank in RANKS {
             let update = Update::new(shape, rank);
-            let times = (0..11).map(|_| {
-                let begun = Instant::now();
+            let factors = mean(Duration::from_secs(2), || {
                 black_box(update.spectrum());
-                begun.elapsed()
             });
-            let factors = median(times.collect());
             println!(
                 "  r {rank}: factors {:.2} ms, {:.0} times as fast",
                 factors * 1e3,
