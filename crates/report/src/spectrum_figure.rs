@@ -287,8 +287,9 @@ pub fn heat(title: &str, spectra: &Spectra) -> Option<HeatMap> {
     })
 }
 
-/// A row of panels for each projection, a column for each setting: the overlap of the updates of two layers, above the diagonal of
-/// what they write, below of what they read. `None` where no adapter has two layers.
+/// A row of panels for each projection, a column for each setting: the root of the overlap of the updates of two layers, which is
+/// the root mean squared cosine of their angles, above the diagonal of what they write, below of what they read. Layers that
+/// share no matrix overlap by little, and the root shows it. `None` where no adapter has two layers.
 pub fn overlap(title: &str, spectra: &Spectra) -> Option<HeatMap> {
     let settings = settings(spectra);
     let between_layers = || {
@@ -308,7 +309,7 @@ pub fn overlap(title: &str, spectra: &Spectra) -> Option<HeatMap> {
             let layers = || ours.iter().flat_map(|a| [a.first.1, a.second.1]);
             let first = layers().min().unwrap_or(0);
             let size = layers().max().map_or(0, |last| last + 1 - first);
-            let mut sums = vec![vec![(0.0, 0.0); size]; size];
+            let mut sums = vec![vec![(0f64, 0f64); size]; size];
             for angles in &ours {
                 let (i, j) = (angles.first.1 - first, angles.second.1 - first);
                 for (row, column, value) in
@@ -327,7 +328,7 @@ pub fn overlap(title: &str, spectra: &Spectra) -> Option<HeatMap> {
                 y_label: "Layer".into(),
                 rows: sums
                     .iter()
-                    .map(|row| row.iter().map(|(sum, n)| sum / n).collect())
+                    .map(|row| row.iter().map(|(sum, n)| (sum / n).sqrt()).collect())
                     .collect(),
                 first: (first, first),
                 range: (0.0, 1.0),

@@ -9,12 +9,9 @@ use crate::table::{Cell, Column, Table};
 pub fn summaries(spectra: &Spectra, layers: bool, top: &[usize]) -> Table {
     let mut columns = vec![Column::left("Projection"), Column::left("Run")];
     columns.push(Column::right(if layers { "Layer" } else { "Layers" }));
-    columns.extend(["Largest value", "Effective rank", "Stable rank"].map(Column::right));
-    columns.extend(
-        top.iter()
-            .map(|k| Column::right(format!("Energy in top {k} (%)"))),
-    );
-    columns.extend(["Norm", "of the weight's (%)"].map(Column::right));
+    columns.extend(["Largest", "Effective rank", "Stable rank"].map(Column::right));
+    columns.extend(top.iter().map(|k| Column::right(format!("Top {k} (%)"))));
+    columns.extend(["Norm", "of W (%)"].map(Column::right));
     let mut rows = Vec::new();
     for projection in projections(spectra) {
         for adapter in &spectra.adapters {
@@ -46,7 +43,9 @@ pub fn summaries(spectra: &Spectra, layers: bool, top: &[usize]) -> Table {
             }
         }
     }
-    let mut notes = Vec::new();
+    let mut notes = vec![
+        "Top k: the part of the squared norm in the k largest values; of W: against the frozen weight's norm.".to_owned(),
+    ];
     if !layers {
         notes.push("Means over the layers; --layers shows each.".to_owned());
     }
@@ -64,14 +63,14 @@ pub fn angles(spectra: &Spectra) -> Table {
     let columns = ["Projection", "Between"].map(Column::left).into_iter();
     let numbers = [
         "Pairs",
-        "Outputs: smallest",
+        "Outputs: least",
         "mean",
         "overlap (%)",
-        "by chance",
-        "Inputs: smallest",
+        "chance",
+        "Inputs: least",
         "mean",
         "overlap (%)",
-        "by chance",
+        "chance",
     ];
     let mut rows = Vec::new();
     for projection in projections(spectra) {
@@ -108,7 +107,7 @@ pub fn angles(spectra: &Spectra) -> Table {
         rows,
         notes: vec![
             "Outputs are the column spaces of s B A, inputs its row spaces; means over the pairs.".into(),
-            "Overlap is the mean squared cosine: 100 for one space, by chance that of random spaces.".into(),
+            "Overlap is the mean squared cosine: 100 for one space; chance is that of random spaces.".into(),
         ],
     }
 }

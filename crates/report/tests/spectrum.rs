@@ -155,7 +155,7 @@ fn figures_are_drawn() {
     let overlap = spectrum_figure::overlap("Title", &spectra).unwrap();
     assert_eq!(
         (overlap.panels[0].rows[0][1], overlap.panels[0].rows[1][0]),
-        (0.25, 1.0)
+        (0.5, 1.0)
     );
     check("overlap", &overlap, &["q_proj, LoRA"]);
     assert!(spectrum_figure::by_index("Title", &Spectra::default()).is_none());

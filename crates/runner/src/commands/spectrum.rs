@@ -169,22 +169,28 @@ fn of_experiment(folders: &Folders, name: &str) -> Result<Vec<Adapter>> {
         (place, run.seed, dir.clone())
     });
     let Some(label) = label else {
-        let has_adapter = |dir: &PathBuf| dir.join("adapter").join(ADAPTER_FILE).is_file();
-        let dirs = found.into_iter().map(|(_, dir)| dir).filter(has_adapter);
+        let dirs = found.into_iter().map(|(_, dir)| dir);
+        let dirs = dirs.filter(|dir| has_adapter(dir));
         let adapters = dirs.map(|dir| of_run(&dir)).collect::<Result<Vec<_>>>()?;
         if adapters.is_empty() {
             return Err(absent(format!("no run with an adapter in {}", dir.display())).into());
         }
         return Ok(adapters);
     };
-    let labels = found.iter().map(|(run, _)| run.label()).collect::<Vec<_>>();
-    let mut dirs = found.into_iter().filter(|(run, _)| run.label() == label);
+    let labels = found.iter().map(|(run, _)| run.label());
+    let labels = labels.collect::<Vec<_>>().join(", ");
+    found.retain(|(run, _)| run.label() == label);
+    // What an older version of the program, or a run that failed, has left beside it does not count.
+    if found.iter().any(|(_, dir)| has_adapter(dir)) {
+        found.retain(|(_, dir)| has_adapter(dir));
+    }
+    let mut dirs = found.into_iter();
     match (dirs.next(), dirs.next()) {
         (Some((_, dir)), None) => Ok(vec![of_run(&dir)?]),
         (None, _) => Err(absent(format!(
             "no such run in {}; there are: {}",
             dir.display(),
-            labels.join(", ")
+            labels
         ))
         .into()),
         (Some((_, first)), Some((_, second))) => Err(UsageError(format!(
@@ -194,6 +200,10 @@ fn of_experiment(folders: &Folders, name: &str) -> Result<Vec<Adapter>> {
         ))
         .into()),
     }
+}
+
+fn has_adapter(dir: &Path) -> bool {
+    dir.join("adapter").join(ADAPTER_FILE).is_file()
 }
 
 /// The adapter of the run in `dir`.
@@ -355,7 +365,8 @@ fn analyse(context: &Context, adapters: &[Adapter], names: &[String]) -> Result<
             progress.set(done, projection);
         }
     }
-    progress.finish("");
+    let sites = spectra.adapters.iter().map(|adapter| adapter.sites.len());
+    progress.finish(&format!("{} sites", sites.sum::<usize>()));
     for (adapter, spectrum) in adapters.iter().zip(&mut spectra.adapters) {
         let layout = adapter.bank.layout();
         spectrum
@@ -484,6 +495,12 @@ impl Frozen {
             }
         }
         let sites: Vec<_> = sites.into_iter().collect();
+        if sites.is_empty() {
+            return Ok(Self {
+                model,
+                norms: BTreeMap::new(),
+            });
+        }
         let mut progress = Progress::new("weights", sites.len() as u64, context.quiet);
         let mut norms = BTreeMap::new();
         for chunk in sites.chunks(WEIGHTS_AT_ONCE) {
@@ -496,7 +513,7 @@ impl Frozen {
             }
             progress.set(norms.len() as u64, "");
         }
-        progress.finish("");
+        progress.finish(&format!("{} norms", norms.len()));
         Ok(Self { model, norms })
     }
 
@@ -547,13 +564,13 @@ fn draw(spectra: &Spectra, out: &Path) -> Result<()> {
         }
         Ok(())
     }
-    let title = "Singular values of the updates";
-    let by_index = spectrum_figure::by_index(title, spectra);
-    both(out, "values", by_index)?;
-    let by_layer = spectrum_figure::by_layer(&format!("{title} by layer"), spectra);
-    both(out, "layers", by_layer)?;
-    let heat = spectrum_figure::heat(&format!("{title} by layer and index"), spectra);
-    both(out, "heat", heat)?;
-    let title = "Overlap of the updates of two layers: written above the diagonal, read below";
+    let title = "Singular values of the updates: means over the layers, bars to the extremes";
+    both(out, "values", spectrum_figure::by_index(title, spectra))?;
+    let title = "Singular values of the updates by layer, the largest darkest";
+    both(out, "layers", spectrum_figure::by_layer(title, spectra))?;
+    let title = "Singular values of the updates by layer and index";
+    both(out, "heat", spectrum_figure::heat(title, spectra))?;
+    let title =
+        "Two layers' updates, cosine of the angles: outputs above the diagonal, inputs below";
     both(out, "overlap", spectrum_figure::overlap(title, spectra))
 }
