@@ -113,7 +113,7 @@ fn divides_metrics(axis: &str, runs: &[Run]) -> bool {
 }
 
 /// A metric of a table: its key has the form `task/metric`.
-fn is_headline(key: &str) -> bool {
+pub(crate) fn is_headline(key: &str) -> bool {
     key.matches('/').count() == 1
 }
 

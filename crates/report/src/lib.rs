@@ -7,6 +7,7 @@ pub mod accuracy;
 pub mod bootstrap;
 pub mod collect;
 pub mod comparison;
+pub mod continual;
 pub mod csv;
 pub mod difference;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod statistics;
 pub mod style;
 pub mod table;
 pub mod terminal;
+pub mod transfer;
 
 pub use comparison::{Comparison, compare};
 pub use difference::{Difference, differs};
