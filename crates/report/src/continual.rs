@@ -43,21 +43,37 @@ pub struct Sequence {
     pub stages: Vec<String>,
     /// Tasks of the stages, as metrics name them.
     pub tasks: Vec<String>,
-    /// A matrix for each seed that has finished every stage.
-    pub seeds: Vec<Matrix>,
-    /// The scores of each task's own metrics learnt alone, by seed, where such runs are there.
-    pub alone: Vec<BTreeMap<String, f64>>,
+    /// Every seed that has finished every stage.
+    pub seeds: Vec<Seed>,
 }
 
-/// The numbers of a sequence, each over seeds; `None` where the sequence does not define it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Summary {
-    pub average: Option<Estimate>,
-    pub backward: Option<Estimate>,
-    pub forward: Option<Estimate>,
-    pub forgetting: Option<Estimate>,
-    pub intransigence: Option<Estimate>,
+/// One seed of a sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seed {
+    pub seed: u64,
+    pub matrix: Matrix,
+    /// The scores of tasks that were learnt alone, by their own metrics, where such runs are there.
+    pub alone: BTreeMap<String, f64>,
 }
+
+/// The numbers of one seed; `None` where the sequence does not define them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Numbers {
+    pub average: Option<f64>,
+    pub backward: Option<f64>,
+    pub forward: Option<f64>,
+    pub forgetting: Option<f64>,
+    pub intransigence: Option<f64>,
+}
+
+/// Their names, in the order of the table.
+const NUMBERS: [(&str, fn(&Numbers) -> Option<f64>); 5] = [
+    ("Average", |n| n.average),
+    ("Backward transfer", |n| n.backward),
+    ("Forward transfer", |n| n.forward),
+    ("Forgetting", |n| n.forgetting),
+    ("Intransigence", |n| n.intransigence),
+];
 
 fn finished(run: &&Run) -> bool {
     run.record.status == Status::Finished
@@ -66,14 +82,18 @@ fn finished(run: &&Run) -> bool {
 /// Headline metrics of a record.
 fn scores(record: &Record) -> BTreeMap<String, f64> {
     let headline = record.metrics.iter().filter(|(key, _)| is_headline(key));
-    headline.map(|(key, metric)| (key.clone(), metric.value)).collect()
+    headline
+        .map(|(key, metric)| (key.clone(), metric.value))
+        .collect()
 }
 
 /// The task that a record was trained on, as metrics name it: with its variant, where one is given.
 pub(crate) fn trained_on(record: &Record) -> Option<String> {
     let train = record.config.get("train")?;
     let task = train.get("task")?.as_str()?;
-    let variant = train.get("task_options").and_then(|options| options.get("variant"));
+    let variant = train
+        .get("task_options")
+        .and_then(|options| options.get("variant"));
     Some(match variant.and_then(|variant| variant.as_str()) {
         Some(variant) => format!("{task}_{variant}"),
         None => task.to_owned(),
@@ -87,7 +107,9 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
         .collect();
     let mut axes = varying_axes(staged.iter().map(|run| &run.record));
     axes.retain(|axis| axis != STAGES);
-    let untouched = runs.iter().find(|run| finished(run) && run.record.method == "base");
+    let untouched = runs
+        .iter()
+        .find(|run| finished(run) && run.record.method == "base");
     let untouched = untouched.map(|run| scores(&run.record)).unwrap_or_default();
     let path = |run: &Run| -> Vec<String> {
         let text = run.record.axes.get(STAGES).map_or("", String::as_str);
@@ -99,8 +121,13 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
     let mut settings: BTreeMap<Setting, Paths> = BTreeMap::new();
     for run in staged {
         let method = style::method_order(&run.record.method);
-        let paths = settings.entry((method, axis_values(&run.record, &axes))).or_default();
-        paths.entry(path(run)).or_default().insert(run.record.seed, run);
+        let paths = settings
+            .entry((method, axis_values(&run.record, &axes)))
+            .or_default();
+        paths
+            .entry(path(run))
+            .or_default()
+            .insert(run.record.seed, run);
     }
     let mut found = Vec::new();
     for (((_, method), values), paths) in &settings {
@@ -123,23 +150,28 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
                 stages: stages.clone(),
                 tasks,
                 seeds: Vec::new(),
-                alone: Vec::new(),
             };
             for &seed in paths[stages].keys() {
                 let rows: Option<Matrix> = (1..=stages.len())
                     .map(|k| Some(scores(&behind(k, seed)?.record)))
                     .collect();
-                let Some(mut rows) = rows else { continue };
-                rows.insert(0, untouched.clone());
-                sequence.seeds.push(rows);
+                let Some(mut matrix) = rows else { continue };
+                matrix.insert(0, untouched.clone());
                 let alone = paths.iter().filter(|(path, _)| path.len() == 1);
                 let alone = alone.filter_map(|(_, seeds)| seeds.get(&seed).copied());
                 let own = |run: &Run| {
                     let task = trained_on(&run.record).unwrap_or_default();
                     let of_task = move |key: &String| key.split('/').next() == Some(&task);
-                    scores(&run.record).into_iter().filter(move |(key, _)| of_task(key))
+                    scores(&run.record)
+                        .into_iter()
+                        .filter(move |(key, _)| of_task(key))
                 };
-                sequence.alone.push(alone.flat_map(own).collect());
+                let alone = alone.flat_map(own).collect();
+                sequence.seeds.push(Seed {
+                    seed,
+                    matrix,
+                    alone,
+                });
             }
             if !sequence.seeds.is_empty() {
                 found.push(sequence);
@@ -152,8 +184,10 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
 impl Sequence {
     /// All metrics that every stage has, those of the stages' tasks first.
     pub fn metrics(&self) -> Vec<String> {
-        let matrices = self.seeds.iter();
-        let mut rows = matrices.flat_map(|rows| rows.iter().skip(1));
+        let mut rows = self
+            .seeds
+            .iter()
+            .flat_map(|seed| seed.matrix.iter().skip(1));
         let Some(first) = rows.next() else {
             return Vec::new();
         };
@@ -161,7 +195,10 @@ impl Sequence {
         rows.for_each(|row| shared.retain(|key| row.contains_key(*key)));
         let place = |key: &str| {
             let task = key.split('/').next().unwrap_or(key);
-            self.tasks.iter().position(|t| t == task).unwrap_or(usize::MAX)
+            self.tasks
+                .iter()
+                .position(|t| t == task)
+                .unwrap_or(usize::MAX)
         };
         let mut all: Vec<String> = shared.into_iter().cloned().collect();
         all.sort_by_key(|key| place(key));
@@ -181,70 +218,78 @@ impl Sequence {
     /// A metric behind stage `k` over seeds; `None` where it was not measured.
     pub fn behind(&self, k: usize, metric: &str) -> Option<Estimate> {
         let values: Option<Vec<f64>> = (self.seeds.iter())
-            .map(|rows| rows.get(k)?.get(metric).copied())
+            .map(|seed| seed.matrix.get(k)?.get(metric).copied())
             .collect();
         statistics::loss(&values?)
     }
 
-    /// The numbers of the module's text over `metrics`, which are of one kind.
-    pub fn summary(&self, metrics: &[String]) -> Summary {
-        let over_seeds = |of: &dyn Fn(usize) -> Option<f64>| {
-            let values: Option<Vec<f64>> = (0..self.seeds.len()).map(of).collect();
-            statistics::loss(&values?)
-        };
+    /// The numbers of the module's text over `metrics`, which are of one kind, for one seed.
+    pub fn numbers(&self, seed: &Seed, metrics: &[String]) -> Numbers {
         let n = self.stages.len();
-        // By metric: the first and the last stage that learns its task, from 1.
+        let sign = |metric: &str| if lower_is_better(metric) { -1.0 } else { 1.0 };
+        let at = |k: usize, metric: &str| Some(sign(metric) * seed.matrix.get(k)?.get(metric)?);
+        // The first and the last stage that learns a metric's task, from 1.
         let places = |metric: &String| {
             let task = metric.split('/').next()?;
             let first = self.tasks.iter().position(|t| t == task)?;
             let last = self.tasks.iter().rposition(|t| t == task)?;
             Some((first + 1, last + 1))
         };
-        let sign = |metric: &str| if lower_is_better(metric) { -1.0 } else { 1.0 };
-        let at = |seed: usize, k: usize, metric: &str| {
-            let value = self.seeds.get(seed)?.get(k)?.get(metric)?;
-            Some(sign(metric) * value)
-        };
-        // The mean of `of` over the metrics for which `counts` holds.
-        let mean = |seed: usize,
-                    counts: &dyn Fn(usize, usize) -> bool,
-                    of: &dyn Fn(usize, &str, usize, usize) -> Option<f64>| {
-            let values: Option<Vec<f64>> = metrics
-                .iter()
+        type Value<'a> = &'a dyn Fn(&str, usize, usize) -> Option<f64>;
+        let mean = |counts: fn(usize, usize, usize) -> bool, value: Value| {
+            let values: Option<Vec<f64>> = (metrics.iter())
                 .filter_map(|metric| Some((metric, places(metric)?)))
-                .filter(|(_, (first, last))| counts(*first, *last))
-                .map(|(metric, (first, last))| of(seed, metric, first, last))
+                .filter(|(_, (first, last))| counts(*first, *last, n))
+                .map(|(metric, (first, last))| value(metric, first, last))
                 .collect();
             statistics::mean(&values?)
         };
-        let any = |_: usize, _: usize| true;
-        let not_last = |_: usize, last: usize| last < n;
-        let not_first = |first: usize, _: usize| first > 1;
-        Summary {
-            average: over_seeds(&|seed| {
-                let value = mean(seed, &any, &|seed, m, _, _| at(seed, n, m))?;
-                Some(value * metrics.first().map_or(1.0, |m| sign(m)))
+        let not_last = |_: usize, last: usize, n: usize| last < n;
+        let not_first = |first: usize, _: usize, _: usize| first > 1;
+        Numbers {
+            average: mean(|_, _, _| true, &|m, _, _| Some(at(n, m)? * sign(m))),
+            backward: mean(not_last, &|m, _, last| Some(at(n, m)? - at(last, m)?)),
+            forward: mean(not_first, &|m, first, _| {
+                Some(at(first - 1, m)? - at(0, m)?)
             }),
-            backward: over_seeds(&|seed| {
-                mean(seed, &not_last, &|seed, m, _, last| Some(at(seed, n, m)? - at(seed, last, m)?))
+            forgetting: mean(not_last, &|m, _, _| {
+                let before: Option<Vec<f64>> = (1..n).map(|k| at(k, m)).collect();
+                let best = before?.into_iter().fold(f64::NEG_INFINITY, f64::max);
+                Some(best - at(n, m)?)
             }),
-            forward: over_seeds(&|seed| {
-                mean(seed, &not_first, &|seed, m, first, _| Some(at(seed, first - 1, m)? - at(seed, 0, m)?))
-            }),
-            forgetting: over_seeds(&|seed| {
-                mean(seed, &not_last, &|seed, m, _, _| {
-                    let before: Option<Vec<f64>> = (1..n).map(|k| at(seed, k, m)).collect();
-                    let best = before?.into_iter().fold(f64::NEG_INFINITY, f64::max);
-                    Some(best - at(seed, n, m)?)
-                })
-            }),
-            intransigence: over_seeds(&|seed| {
-                mean(seed, &not_first, &|seed, m, first, _| {
-                    let alone = sign(m) * self.alone.get(seed)?.get(m)?;
-                    Some(alone - at(seed, first, m)?)
-                })
+            intransigence: mean(not_first, &|m, first, _| {
+                Some(sign(m) * seed.alone.get(m)? - at(first, m)?)
             }),
         }
+    }
+
+    /// One number over the seeds; `None` where any lacks it.
+    fn over_seeds(
+        &self,
+        metrics: &[String],
+        number: fn(&Numbers) -> Option<f64>,
+    ) -> Option<Estimate> {
+        let of = |seed: &Seed| number(&self.numbers(seed, metrics));
+        let values: Option<Vec<f64>> = self.seeds.iter().map(of).collect();
+        statistics::loss(&values?)
+    }
+
+    /// One number minus that of `other`, over the seeds that both have.
+    fn against(
+        &self,
+        other: &Sequence,
+        metrics: &[String],
+        number: fn(&Numbers) -> Option<f64>,
+    ) -> Option<Estimate> {
+        let pairs = self.seeds.iter().filter_map(|seed| {
+            let same = other.seeds.iter().find(|o| o.seed == seed.seed)?;
+            Some((seed, same))
+        });
+        let of = |(seed, same): (&Seed, &Seed)| {
+            Some(number(&self.numbers(seed, metrics))? - number(&other.numbers(same, metrics))?)
+        };
+        let values: Option<Vec<f64>> = pairs.map(of).collect();
+        statistics::loss(&values?)
     }
 
     /// `alpaca, gsm8k`.
@@ -295,43 +340,84 @@ pub fn tables(runs: &[Run]) -> Vec<Table> {
             continue;
         }
         let kind = if losses { "held-out losses" } else { "scores" };
-        let heading = |name: &str| Column::right(name);
+        let mut columns = vec![
+            Column::left("Method"),
+            Column::left("Stages"),
+            Column::right("Seeds"),
+        ];
+        columns.extend(NUMBERS.iter().map(|(name, _)| Column::right(*name)));
+        let mut notes = vec![
+            "Transfers above 0 are gains; forgetting (the best score behind an earlier stage, minus that behind the last) and intransigence \
+             (the score of the task learnt alone, minus that in its stage) above 0 are losses. Forward transfer is against the untouched \
+             model. Means over tasks and seeds, in brackets the 95 % interval over seeds (Student's t)."
+                .to_owned(),
+        ];
+        notes.extend(differences(&sequences, losses));
         tables.push(Table {
             title: format!("What is kept and lost, by {kind}"),
-            columns: vec![
-                Column::left("Method"),
-                Column::left("Stages"),
-                Column::right("Seeds"),
-                heading(if losses { "Average loss" } else { "Average" }),
-                heading("Backward transfer"),
-                heading("Forward transfer"),
-                heading("Forgetting"),
-                heading("Intransigence"),
-            ],
+            columns,
             rows,
-            notes: vec![
-                "Transfers above 0 are gains; forgetting (the best score behind an earlier stage, minus that behind the last) and intransigence \
-                 (the score of the task learnt alone, minus that in its stage) above 0 are losses. Forward transfer is against the untouched \
-                 model. Means over tasks and seeds, in brackets the 95 % interval over seeds (Student's t)."
-                    .into(),
-            ],
+            notes,
         });
     }
     tables
 }
 
+/// What forgetting and the average of each method are against LoRA's on the same sequence and seeds, in words.
+fn differences(sequences: &[Sequence], losses: bool) -> Vec<String> {
+    let mut said = Vec::new();
+    for sequence in sequences.iter().filter(|s| s.method != "lora") {
+        let same = |other: &&Sequence| other.method == "lora" && other.stages == sequence.stages;
+        let Some(lora) = sequences.iter().find(same) else {
+            continue;
+        };
+        let metrics = sequence.own_metrics(losses);
+        for (name, number) in NUMBERS
+            .into_iter()
+            .filter(|(name, _)| ["Average", "Forgetting"].contains(name))
+        {
+            let Some(found) = sequence.against(lora, &metrics, number) else {
+                continue;
+            };
+            let verdict = match found.interval {
+                Some((low, high)) if low > 0.0 || high < 0.0 => "different",
+                Some(_) => "not different",
+                None => "one seed, cannot be judged",
+            };
+            let interval = found.interval.map_or_else(String::new, |(low, high)| {
+                format!(" ({} to {})", signed(low, 3), signed(high, 3))
+            });
+            said.push(format!(
+                "{} {} against {} on {}: {}{interval}, {verdict}.",
+                sequence.label,
+                name.to_lowercase(),
+                lora.label,
+                sequence.order(),
+                signed(found.mean, 3)
+            ));
+        }
+    }
+    if !said.is_empty() {
+        said.push(
+            "Differences are paired by seed, with their 95 % interval over seeds, one comparison at a time.".into(),
+        );
+    }
+    said
+}
+
 fn row(sequence: &Sequence, losses: bool) -> Vec<Cell> {
-    let summary = sequence.summary(&sequence.own_metrics(losses));
-    vec![
+    let metrics = sequence.own_metrics(losses);
+    let seeds = sequence.seeds.len();
+    let mut row = vec![
         Cell::text(&sequence.label),
         Cell::text(sequence.order()),
-        Cell::number(sequence.seeds.len().to_string(), sequence.seeds.len() as f64),
-        with_interval(summary.average, fixed),
-        with_interval(summary.backward, signed),
-        with_interval(summary.forward, signed),
-        with_interval(summary.forgetting, signed),
-        with_interval(summary.intransigence, signed),
-    ]
+        Cell::number(seeds.to_string(), seeds as f64),
+    ];
+    row.extend(NUMBERS.iter().map(|(name, number)| {
+        let show = if *name == "Average" { fixed } else { signed };
+        with_interval(sequence.over_seeds(&metrics, *number), show)
+    }));
+    row
 }
 
 fn matrices(sequences: &[Sequence]) -> Table {
@@ -379,7 +465,10 @@ pub fn figure(title: &str, runs: &[Run]) -> Option<Figure> {
     let sequences = sequences(runs);
     let mut orders: Vec<(&Vec<String>, usize)> = Vec::new();
     for sequence in &sequences {
-        match orders.iter_mut().find(|(stages, _)| **stages == sequence.stages) {
+        match orders
+            .iter_mut()
+            .find(|(stages, _)| **stages == sequence.stages)
+        {
             Some((_, count)) => *count += 1,
             None => orders.push((&sequence.stages, 1)),
         }
@@ -392,7 +481,12 @@ pub fn figure(title: &str, runs: &[Run]) -> Option<Figure> {
     let panels = own.iter().map(|metric| panel(metric, &drawn)).collect();
     let legend = drawn.iter().map(|sequence| {
         let (colour, marker) = style::method_look(&sequence.method);
-        Entry { label: sequence.label.clone(), colour, marker: Some(marker), dashed: false }
+        Entry {
+            label: sequence.label.clone(),
+            colour,
+            marker: Some(marker),
+            dashed: false,
+        }
     });
     Some(Figure {
         title: format!("{title}: stage by stage"),
@@ -410,27 +504,43 @@ fn panel(metric: &str, sequences: &[&Sequence]) -> Panel {
     for (place, sequence) in sequences.iter().enumerate() {
         let (colour, marker) = style::method_look(&sequence.method);
         // Beside one another, so that bars do not lie on bars.
-        let shift = 0.07 * (place as f64 - (sequences.len() - 1) as f64 / 2.0);
-        let behind = |k: usize| Some((k as f64 + shift, sequence.behind(k, metric)?));
+        let aside = 0.016 * (place as f64 - (sequences.len() - 1) as f64 / 2.0);
+        let behind = |k: usize| Some((k as f64, sequence.behind(k, metric)?));
         let points: Vec<(f64, Estimate)> = (0..=stages.len()).filter_map(behind).collect();
         lines.push(Line {
-            points: points.iter().map(|(x, estimate)| (*x, estimate.mean)).collect(),
+            points: points
+                .iter()
+                .map(|(x, estimate)| (*x, estimate.mean))
+                .collect(),
             colour,
             opacity: 1.0,
             width: 3,
             dashed: false,
         });
         for (x, estimate) in points {
-            let bar = estimate.spread.map(|s| (estimate.mean - s, estimate.mean + s));
+            let bar = estimate
+                .spread
+                .map(|s| (estimate.mean - s, estimate.mean + s));
             ends.extend(bar.map_or([estimate.mean; 2], |(low, high)| [low, high]));
-            marks.push(Mark { at: (x, estimate.mean), colour, marker, bar });
+            marks.push(Mark {
+                at: (x, estimate.mean),
+                aside,
+                colour,
+                marker,
+                bar,
+            });
         }
     }
     let names = std::iter::once("untouched").chain(stages.iter().map(String::as_str));
     Panel {
         title: metric.into(),
         x_label: "Behind stage (bars: standard deviation over seeds)".into(),
-        y_label: if lower_is_better(metric) { "Loss (nats per token)" } else { "Score" }.into(),
+        y_label: if lower_is_better(metric) {
+            "Loss (nats per token)"
+        } else {
+            "Score"
+        }
+        .into(),
         x_scale: Scale::Linear,
         x_range: (-0.4, stages.len() as f64 + 0.4),
         x_names: (0..).map(f64::from).zip(names.map(str::to_owned)).collect(),

@@ -9,7 +9,7 @@ use crate::accuracy::accuracy_by_parameters;
 use crate::comparison::{Comparison, NO_DIFFERENCE, Verdict, compare};
 use crate::difference::{Test, differs};
 use crate::error::{Error, Result};
-use crate::figure::{write_png, write_svg};
+use crate::figure::{Figure, write_png, write_svg};
 use crate::loss_curves::loss_curves;
 use crate::number::{fixed, thousands};
 use crate::page::{self, Page};
@@ -18,7 +18,7 @@ use crate::record::{Record, Run, read_experiment, unfinished_runs};
 use crate::section::{Block, Picture, Section, Text};
 use crate::statistics::Estimate;
 use crate::table::{Cell, Column, Format, Table};
-use crate::{collect, file, markdown};
+use crate::{collect, continual, file, markdown, transfer};
 
 /// What the results do not say themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,12 +125,33 @@ fn sections(
     let mut sections = vec![
         section("What ran", vec![Block::List(what_ran(&records))]),
         section("Results", results(runs, comparison, spec)),
+    ];
+    let tables = continual::tables(runs)
+        .into_iter()
+        .chain(transfer::table(runs));
+    sections.extend(tables.map(|table| section(&table.title.clone(), vec![Block::Table(table)])));
+    if let Some(figure) = continual::figure(&spec.title, runs) {
+        sections.push(section(
+            "Stage by stage",
+            vec![Block::Figure(stages(figure))],
+        ));
+    }
+    sections.extend([
         section("Settings", settings(&records)),
         section("Runs", run_blocks(&records, unfinished)),
         section("Reproduce", vec![Block::Commands(spec.command.clone())]),
-    ];
+    ]);
     sections.retain(|section| !section.blocks.is_empty());
     sections
+}
+
+fn stages(figure: Figure) -> Picture {
+    Picture {
+        name: "stages".into(),
+        alt: "Scores behind every stage".into(),
+        caption: "Means over seeds; bars are the standard deviation over seeds, and methods stand beside one another.".into(),
+        figure,
+    }
 }
 
 /// `report.md`.

@@ -17,7 +17,9 @@ const TASK_AXES: [&str; 2] = ["train.task", "stages"];
 /// change against the untouched model. `None` unless at least two tasks were trained on and measured, and an untouched model is there.
 pub fn table(runs: &[Run]) -> Option<Table> {
     let done = |run: &&Run| run.record.status == Status::Finished;
-    let base = runs.iter().find(|run| done(run) && run.record.method == "base")?;
+    let base = runs
+        .iter()
+        .find(|run| done(run) && run.record.method == "base")?;
     let first_stage = |run: &&Run| {
         let stages = run.record.axes.get("stages");
         run.record.method != "base" && stages.is_none_or(|stages| !stages.contains('+'))
@@ -27,7 +29,9 @@ pub fn table(runs: &[Run]) -> Option<Table> {
     axes.retain(|axis| !TASK_AXES.contains(&axis.as_str()));
     let mut metrics: Vec<&String> = base.record.metrics.keys().collect();
     metrics.retain(|key| {
-        let everywhere = trained.iter().all(|run| run.record.metrics.contains_key(*key));
+        let everywhere = trained
+            .iter()
+            .all(|run| run.record.metrics.contains_key(*key));
         is_headline(key) && everywhere
     });
     type Row = ((usize, String), Vec<String>, String);
@@ -41,7 +45,11 @@ pub fn table(runs: &[Run]) -> Option<Table> {
     let mut tasks: Vec<&String> = rows.keys().map(|(.., task)| task).collect();
     tasks.sort();
     tasks.dedup();
-    let measured = |task: &&String| metrics.iter().any(|m| m.split('/').next() == Some(task.as_str()));
+    let measured = |task: &&String| {
+        metrics
+            .iter()
+            .any(|m| m.split('/').next() == Some(task.as_str()))
+    };
     if tasks.iter().filter(|task| measured(task)).count() < 2 {
         return None;
     }
@@ -56,8 +64,14 @@ pub fn table(runs: &[Run]) -> Option<Table> {
                 .into(),
         ],
     };
-    table.columns.extend(metrics.iter().map(|metric| Column::right(metric.as_str())));
-    let mut first = vec![Cell::text(style::method_name("base")), Cell::none(), Cell::none()];
+    table
+        .columns
+        .extend(metrics.iter().map(|metric| Column::right(metric.as_str())));
+    let mut first = vec![
+        Cell::text(style::method_name("base")),
+        Cell::none(),
+        Cell::none(),
+    ];
     first.extend(metrics.iter().map(|metric| {
         let value = untouched(metric).unwrap_or(f64::NAN);
         Cell::number(fixed(value, 3), value)
@@ -70,13 +84,17 @@ pub fn table(runs: &[Run]) -> Option<Table> {
             Cell::number(runs.len().to_string(), runs.len() as f64),
         ];
         for metric in &metrics {
-            let scores = runs.iter().filter_map(|run| run.record.metrics.get(*metric));
+            let scores = runs
+                .iter()
+                .filter_map(|run| run.record.metrics.get(*metric));
             let scores: Vec<f64> = scores.map(|m| m.value).collect();
             let (Some(found), Some(before)) = (statistics::loss(&scores), untouched(metric)) else {
                 row.push(Cell::none());
                 continue;
             };
-            let spread = found.spread.map_or_else(String::new, |s| format!(" ± {}", fixed(s, 3)));
+            let spread = found
+                .spread
+                .map_or_else(String::new, |s| format!(" ± {}", fixed(s, 3)));
             let change = signed(found.mean - before, 3);
             row.push(Cell {
                 text: format!("{} ({change}{spread})", fixed(found.mean, 3)),
