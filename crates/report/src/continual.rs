@@ -549,3 +549,79 @@ fn panel(metric: &str, sequences: &[&Sequence]) -> Panel {
         marks,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three stages a, b, a; scores are losses. By hand, with the sign turned:
+    /// behind 0: a 3, b 4; 1: a 1, b 3.5; 2: a 2, b 1; 3: a 0.5, b 1.25; alone: a 1, b 0.75.
+    fn sequence() -> Sequence {
+        let row = |a: f64, b: f64| BTreeMap::from([("a/loss".into(), a), ("b/loss".into(), b)]);
+        let matrix = vec![row(3.0, 4.0), row(1.0, 3.5), row(2.0, 1.0), row(0.5, 1.25)];
+        let names = |list: [&str; 3]| list.map(str::to_owned).to_vec();
+        Sequence {
+            method: "lora".into(),
+            label: "LoRA".into(),
+            stages: names(["a", "b", "a"]),
+            tasks: names(["a", "b", "a"]),
+            seeds: vec![Seed {
+                seed: 0,
+                matrix,
+                alone: row(1.0, 0.75),
+            }],
+        }
+    }
+
+    /// The definitions of the module's text, on numbers that can be followed.
+    #[test]
+    fn the_numbers_are_those_of_their_definitions() {
+        let sequence = sequence();
+        let losses = sequence.own_metrics(true);
+        assert_eq!(losses, ["a/loss", "b/loss"]);
+        let found = sequence.numbers(&sequence.seeds[0], &losses);
+        assert_eq!(found.average, Some((0.5 + 1.25) / 2.0));
+        // Only b is not learnt last: from 1 to 1.25 is a loss of a quarter, forgotten from its best, 1.
+        assert_eq!(found.backward, Some(-0.25));
+        assert_eq!(found.forgetting, Some(0.25));
+        // Only b is not learnt first: a's stage brought it from 4 to 3.5.
+        assert_eq!(found.forward, Some(0.5));
+        // Learnt alone b has 0.75, in its stage 1.
+        assert_eq!(found.intransigence, Some(0.25));
+    }
+
+    /// The sign of a score decides nothing: the same numbers as accuracies say the same.
+    #[test]
+    fn losses_and_scores_say_the_same() {
+        let losses = sequence();
+        let mut scores = losses.clone();
+        let turned = |row: &BTreeMap<String, f64>| {
+            let row = row.iter();
+            row.map(|(key, value)| (key.replace("loss", "accuracy"), -value))
+                .collect()
+        };
+        for seed in &mut scores.seeds {
+            seed.matrix = seed.matrix.iter().map(turned).collect();
+            seed.alone = turned(&seed.alone);
+        }
+        let of_losses = losses.numbers(&losses.seeds[0], &losses.own_metrics(true));
+        let of_scores = scores.numbers(&scores.seeds[0], &scores.own_metrics(false));
+        let same = Numbers {
+            average: of_losses.average.map(|x| -x),
+            ..of_losses
+        };
+        assert_eq!(of_scores, same);
+    }
+
+    /// What a sequence does not have is no number, and no zero.
+    #[test]
+    fn what_is_not_defined_is_left_out() {
+        let mut sequence = sequence();
+        sequence.seeds[0].alone.clear();
+        let found = sequence.numbers(&sequence.seeds[0], &sequence.own_metrics(true));
+        assert_eq!(found.intransigence, None);
+        sequence.seeds[0].matrix[0].clear();
+        let found = sequence.numbers(&sequence.seeds[0], &sequence.own_metrics(true));
+        assert!(found.forward.is_none() && found.forgetting.is_some());
+    }
+}

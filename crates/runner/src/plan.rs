@@ -973,4 +973,78 @@ pub(crate) mod tests {
             "{refused}"
         );
     }
+
+    /// [`SMALL`] with two stages, in both orders.
+    fn staged(sequence: &str) -> String {
+        let stages =
+            "[[stage]]\nname = \"first\"\nsteps = 3\n[[stage]]\nname = \"second\"\nsteps = 5\n";
+        SMALL.replace("[axes]", &format!("{stages}{sequence}[axes]"))
+    }
+
+    /// Each stage is a run behind the one that it starts from, and its hash covers all that came before it.
+    #[test]
+    fn a_stage_starts_from_the_one_before() {
+        let plan = planned(&staged(""), &["axes.method=[\"base\", \"lora\"]"]).unwrap();
+        assert_eq!(
+            labels(&plan),
+            ["base", "lora-seed0-first", "lora-seed0-first+second"]
+        );
+        let [base, first, second] = &plan.runs[..] else {
+            panic!()
+        };
+        assert_eq!((&base.train, &first.init_from), (&None, &None));
+        let steps = |run: &ResolvedRun| run.train.as_ref().unwrap().steps;
+        assert_eq!((steps(first), steps(second)), (Some(3), Some(5)));
+        let origin = second.init_from.as_ref().unwrap();
+        assert_eq!(
+            (&origin.folder, &origin.hash),
+            (&first.folder(), &first.hash())
+        );
+        // Another first stage is another second one, though its own settings are the same.
+        let other = planned(
+            &staged("").replace("steps = 3", "steps = 4"),
+            &["axes.method=[\"lora\"]"],
+        );
+        assert_ne!(other.unwrap().runs[1].hash(), second.hash());
+        // What AdamW begins with decides the result.
+        let carried =
+            staged("").replace("steps = 5", "steps = 5\ncarry = \"adapter_and_optimizer\"");
+        let carried = planned(&carried, &["axes.method=[\"lora\"]"]).unwrap();
+        assert_eq!(carried.runs[0].hash(), first.hash());
+        assert_ne!(carried.runs[1].hash(), second.hash());
+    }
+
+    /// A stage that is done alone is the run of an experiment without stages: what one sweep has done, another need not do.
+    #[test]
+    fn a_first_stage_is_a_plain_run() {
+        let all = planned(
+            &staged("[sequence]\norders = \"all\"\n"),
+            &["axes.method=[\"lora\"]"],
+        )
+        .unwrap();
+        assert_eq!(
+            labels(&all),
+            [
+                "lora-seed0-first",
+                "lora-seed0-first+second",
+                "lora-seed0-second",
+                "lora-seed0-second+first"
+            ]
+        );
+        let plain = planned(SMALL, &["axes.method=[\"lora\"]", "train.steps=5"]).unwrap();
+        assert_eq!(plain.runs[0].hash(), all.runs[2].hash());
+    }
+
+    /// What cannot be combined is refused by name.
+    #[test]
+    fn stages_and_axes_do_not_contradict() {
+        let refused = |text: &str, sets: &[&str]| planned(text, sets).unwrap_err().to_string();
+        insta::assert_snapshot!(refused(&staged(""), &["axes.train.steps=[3, 4]"]), @"experiments/x.toml: [axes] `train.steps` cannot be an axis: the stage `first` sets it");
+        insta::assert_snapshot!(refused(&staged(""), &["train.init_from={ seed = 0 }"]), @"experiments/x.toml: [train] `init_from`: cannot be combined with [[stage]]: a stage starts from the one before it");
+        insta::assert_snapshot!(refused(&staged("[sequence]\norders = [[\"third\"]]\n"), &[]), @r#"experiments/x.toml: [sequence] `orders`: "third" is no stage: choices: first, second"#);
+        let typo = staged("").replace("steps = 3", "stpes = 3");
+        assert!(refused(&typo, &[]).contains("[train] unknown key `stpes`"));
+        let loss = "evaluate=[{ task = \"pocket\", loss = { held_out = 4 } }]";
+        insta::assert_snapshot!(refused(SMALL, &[loss]), @"experiments/x.toml: [[evaluate]] loss: `held_out`: 4 of all rows of `pocket`, and [train] holds out 0 of all: rows that are trained on would be measured");
+    }
 }
