@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dropout: 0.1,
         targets: targets.split(',').map(String::from).collect(),
         scaling: Scaling::Standard,
+        init: Default::default(),
     };
     let layout = Arc::new(Layout::new(&base_model.config.sites(), sharing, &adapter)?);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -31,10 +31,10 @@ impl Learner {
         }
     }
 
-    /// The trained matrices, in a fixed order: those of the bank or all weights, then the head's.
+    /// The trained matrices, in a fixed order: those of the bank that are not frozen, or all weights, then the head's.
     pub fn matrices(&mut self) -> Vec<&mut Tensor<2>> {
         let mut matrices: Vec<&mut Tensor<2>> = match &mut self.bank {
-            Some(bank) => bank.matrices_mut().iter_mut().collect(),
+            Some(bank) => bank.trained_mut(),
             None => self.model.weights_mut(),
         };
         let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
@@ -44,8 +44,8 @@ impl Learner {
 
     /// Which of them weight decay is for: not biases and norms (transformers' `Trainer.get_decay_parameter_names`).
     pub fn decays(&mut self) -> Vec<bool> {
-        let mut decays: Vec<bool> = match &self.bank {
-            Some(bank) => vec![true; bank.matrices().len()],
+        let mut decays: Vec<bool> = match &mut self.bank {
+            Some(bank) => vec![true; bank.trained_mut().len()],
             None => {
                 let weights = self.model.config.weights();
                 weights.iter().map(|w| !w.is_vector()).collect()

@@ -112,6 +112,7 @@ pub fn train(arguments: &TrainArguments, context: &Context) -> Result<Training> 
         dropout: 0.0,
         targets: targets(&arguments.targets),
         scaling: Scaling::Standard,
+        init: Default::default(),
     };
     adapter.check()?;
     let layout = Arc::new(Layout::new(&config.sites(), sharing, &adapter)?);
@@ -124,7 +125,7 @@ pub fn train(arguments: &TrainArguments, context: &Context) -> Result<Training> 
         }
     };
 
-    let bank = Bank::init(layout.clone(), 0, &device);
+    let bank = model.bank(layout.clone(), 0);
     let mut learner = Learner::new(files.load(&arguments.dtype, &device)?, Some(bank));
     let options = AdamWOptions {
         betas: [0.9, 0.999],
