@@ -11,7 +11,6 @@
 //! | LLaMA, GPT-2 | the last token | `score`, without a bias |
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
-use rand::Rng;
 use sharelora_adapters::{Module, generator, normal};
 
 use crate::config::ModelConfig;

@@ -210,7 +210,7 @@ fn bank(inputs: usize, widths: &[usize], rank: usize, dropout: f64) -> Bank {
 #[test]
 fn a_frozen_a_changes_no_other_gradient() {
     let weight = [Weight::Host(Matrix::from_f32(4, 3, random(12, 1)))];
-    let mask = bank(3, &[4], 2, 0.3).mask(0, Some(Dropout { seed: 3, pass: 2 }));
+    let mask = bank(3, &[4, 4, 4], 2, 0.3).mask(0, Some(Dropout { seed: 3, pass: 2 }));
     let gradients = |trained: bool, mask: Option<Mask>| {
         let (x, b) = (leaf(5, 3, 4), leaf(4, 2, 3));
         let a = match trained {

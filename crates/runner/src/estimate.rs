@@ -319,6 +319,38 @@ mod tests {
         let recomputed = memory(&[lora, "train.gradient_checkpointing=true"], None);
         assert_eq!(recomputed.activations, 4 * tokens * (3 * 8 + all));
         assert_eq!(recomputed.logits, 0);
+        // A frozen A needs no input: neither the norm's output nor, for down_proj, gate * up.
+        let frozen = memory(&["axes.method=[\"lora_fa\"]"], None);
+        let inputs = 8 + 8 + 20;
+        assert_eq!(frozen.activations, 4 * tokens * 3 * (all - inputs));
+        // q and v are 8 and 4 wide: their outputs before the factors, with dropout twice and their inputs of 8.
+        let dora = ["axes.method=[\"dora\"]", targets];
+        let scaled = |more: &[&str]| memory(&[&dora[..], more].concat(), None).activations;
+        assert_eq!(
+            scaled(&["adapter.dropout=0"]),
+            4 * tokens * 3 * (qv + 8 + 4)
+        );
+        let dropped = 2 * 8 + 2 * (8 + 4);
+        assert_eq!(
+            scaled(&["adapter.dropout=0.1"]),
+            4 * tokens * 3 * (qv + dropped)
+        );
+        let pissa = ["adapter.init=pissa", "adapter.dropout=0", lora, targets];
+        assert_eq!(
+            memory(&pissa, None).activations,
+            4 * tokens * 3 * (qv + 4 * 2)
+        );
+    }
+
+    /// VeRA trains some vectors, and holds its frozen matrices all the same.
+    #[test]
+    fn what_is_frozen_has_no_gradient_and_no_moments() {
+        let vera = memory(&["axes.method=[\"vera\"]"], None);
+        // r 4, of all linear layers of three blocks: q, k, v, o, gate, up and down.
+        let trained = 3 * ((8 + 4 + 4 + 8 + 20 + 20 + 8) + 7 * 4);
+        let frozen = 2 * 4 * 20;
+        assert_eq!((vera.gradients, vera.optimizer), (4 * trained, 8 * trained));
+        assert_eq!(vera.adapter, 4 * (trained + frozen));
     }
 
     #[test]
