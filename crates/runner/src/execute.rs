@@ -67,7 +67,7 @@ pub fn execute(
             let layout = Layout::new(&model.config.sites(), sharing, config)?;
             record.trainable_parameters = layout.trainable_parameters();
             record.adapter_bytes = layout.adapter_bytes();
-            Some(Bank::init(Arc::new(layout), run.seed, &device))
+            Some(model.bank(Arc::new(layout), run.seed))
         }
         _ => None,
     };
@@ -458,7 +458,8 @@ fn start_full(origin: &Origin, model: &mut Model, dir: &RunDir, device: &Device)
 fn start(origin: &Origin, bank: &Bank, dir: &RunDir, device: &Device) -> Result<Bank> {
     let file = left_by(origin, &format!("adapter/{ADAPTER_FILE}"), dir)?;
     let (found, _) = load_native(&file, device)?;
-    if found.layout().sites != bank.layout().sites || found.layout().a != bank.layout().a {
+    let same = found.layout().matrices().eq(bank.layout().matrices());
+    if found.layout().sites != bank.layout().sites || !same {
         bail!("{}: another adapter than this run's", file.display());
     }
     Ok(Bank::from_values(

@@ -1180,7 +1180,7 @@ pub(crate) mod tests {
     #[test]
     fn unknown_keys() {
         insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
-        insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling"#);
+        insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling, init"#);
         insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, stage, sequence, axes, override"#);
         insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train, evaluate or stage, "adapter.rank" say"#);
         insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit, split, dataset, samples, temperature"#);
@@ -1189,7 +1189,7 @@ pub(crate) mod tests {
     /// A value of the wrong type or out of range names its key, though serde does not.
     #[test]
     fn wrong_values() {
-        insta::assert_snapshot!(message("\"share_a\"", "\"sharea\""), @r#"experiments/x.toml: [axes] `method`: unknown method `sharea` (did you mean `share_a`?): choose one of lora, share_a, share_b, share_ab, share_a_qkv, full, base, or give a table { name, a, b }"#);
+        insta::assert_snapshot!(message("\"share_a\"", "\"sharea\""), @r#"experiments/x.toml: [axes] `method`: unknown method `sharea` (did you mean `share_a`?): choose one of lora, share_a, share_b, share_ab, share_a_qkv, lora_fa, share_a_frozen, vera, rslora, dora, full, base, or give a table { name, a, b }"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 0"), @r#"experiments/x.toml: [train] `steps`: 0 is out of range: a whole number of at least 1"#);
         insta::assert_snapshot!(message("steps = 10", "steps = \"ten\""), @r#"experiments/x.toml: [train] `steps`: invalid type: string "ten", expected a whole number of at least 0"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 10\nschedule = \"cosin\""), @r#"experiments/x.toml: [train] `schedule`: unknown value `cosin` (did you mean `cosine`?): choices: constant, linear, cosine"#);

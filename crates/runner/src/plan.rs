@@ -480,6 +480,12 @@ impl<'a> Point<'a> {
             ),
         ));
         }
+        if let Some(sharing) = method.sharing() {
+            sharing.check(&adapter).map_err(|e| {
+                let reason = format!("{}: {e}", method.name());
+                experiment.value_error("[axes]", "method", reason)
+            })?;
+        }
         let adapter = method.sharing().is_some().then_some(adapter);
         let train = (method != Method::Base).then_some(train);
         if let Some(train) = &train
