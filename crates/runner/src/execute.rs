@@ -19,6 +19,7 @@ use crate::error::{ABSENT, AbsentError, exit_code};
 use crate::evaluate::Engine;
 use crate::experiment::{BestBy, EvaluateSpec};
 use crate::gradients::Learner;
+use crate::interrupt;
 use crate::meteor::meteor;
 use crate::plan::Origin;
 use crate::samples::{self, Log};
@@ -30,8 +31,8 @@ use crate::{Context, ResolvedRun, RunDir, data, host, programs};
 /// Does a run from what its folder holds to its record, which the caller writes.
 ///
 /// # Errors
-/// A file that is neither here nor to be had, data that does not fit, or a failure to write. A diverged run is a
-/// record, not an error.
+/// A file that is neither here nor to be had, data that does not fit, or a failure to write; [`interrupt::Interrupted`], from which the run
+/// can go on. A diverged run is a record, not an error.
 pub fn execute(
     run: &ResolvedRun,
     dir: &RunDir,
@@ -213,6 +214,8 @@ pub fn execute(
             }
         }
     }
+    // Ctrl-C at a terminal also reaches the programs that grade: what they said then is not to be trusted.
+    interrupt::check()?;
     logs.into_iter().for_each(Log::remove);
     lap(&mut record, "evaluate");
     record.status = Status::Finished;
