@@ -125,7 +125,7 @@ impl Pool<'_> {
     /// Gives every idle worker a run, and starts workers while there are runs for them.
     fn hand_out(&mut self) -> Result<()> {
         while self.workers.values().filter(|w| w.run.is_some()).count() < self.jobs
-            && let Some(next) = self.queue.next()
+            && let Some(next) = self.queue.take()
         {
             let run = match next {
                 Next::Run(run) => run,

@@ -57,36 +57,28 @@ impl<'a> Queue<'a> {
     /// The first run that can begin, or cannot any more. `None` while all that are left wait, and when none is left.
     ///
     /// A run whose start is not in the list can begin; whether the adapter is there is seen then.
-    pub fn next(&mut self) -> Option<Next> {
-        let open = (0..self.runs.len()).filter(|&run| !self.given[run]);
-        let (run, barred) = open
-            .filter_map(|run| Some((run, self.barred(run)?)))
-            .next()?;
+    pub fn take(&mut self) -> Option<Next> {
+        let mut open = (0..self.runs.len()).filter(|&run| !self.given[run]);
+        let next = open.find_map(|run| self.look(run))?;
+        let (Next::Run(run) | Next::Barred(run, ..)) = next;
         self.given[run] = true;
-        Some(match barred {
-            None => Next::Run(run),
-            Some((ended, reason)) => Next::Barred(run, ended, reason),
-        })
+        Some(next)
     }
 
-    /// What keeps a run from ever beginning, if anything; `None` while that is open.
-    #[allow(
-        clippy::option_option,
-        reason = "undecided, and decided either way, are three things"
-    )]
-    fn barred(&self, run: usize) -> Option<Option<(Ended, String)>> {
+    /// Whether a run can begin, or never will; `None` while that is open.
+    fn look(&self, run: usize) -> Option<Next> {
         let Some(from) = self.from[run] else {
-            return Some(None);
+            return Some(Next::Run(run));
         };
         let (ended, why) = match self.ended[from]? {
-            Ended::Finished | Ended::Before => return Some(None),
+            Ended::Finished | Ended::Before => return Some(Next::Run(run)),
             Ended::Diverged | Ended::DivergedBefore => (Ended::Failed, "diverged"),
             Ended::Failed => (Ended::Failed, "failed"),
             Ended::Busy => (Ended::Busy, "is in use by another process"),
         };
         let label = self.runs[from].label();
         let reason = format!("it starts from the adapter of `{label}`, which {why}");
-        Some(Some((ended, reason)))
+        Some(Next::Barred(run, ended, reason))
     }
 
     /// A run that was given has ended, or was found to have ended before.
@@ -147,20 +139,20 @@ mod tests {
         let runs = chain();
         let runs: Vec<&ResolvedRun> = runs.iter().collect();
         let mut queue = Queue::new(&runs);
-        assert_eq!(queue.next(), Some(Next::Run(0)));
-        assert_eq!(queue.next(), Some(Next::Run(3)));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take(), Some(Next::Run(0)));
+        assert_eq!(queue.take(), Some(Next::Run(3)));
+        assert_eq!(queue.take(), None);
         queue.end(0, Ended::Before);
-        assert_eq!(queue.next(), Some(Next::Run(1)));
+        assert_eq!(queue.take(), Some(Next::Run(1)));
         // Its worker died.
         queue.give_back(3);
-        assert_eq!(queue.next(), Some(Next::Run(3)));
-        assert_eq!((queue.next(), queue.waiting()), (None, 2));
+        assert_eq!(queue.take(), Some(Next::Run(3)));
+        assert_eq!((queue.take(), queue.waiting()), (None, 2));
         queue.end(3, Ended::Finished);
-        assert_eq!(queue.next(), Some(Next::Run(4)));
+        assert_eq!(queue.take(), Some(Next::Run(4)));
         queue.end(1, Ended::Finished);
-        assert_eq!(queue.next(), Some(Next::Run(2)));
-        assert_eq!((queue.next(), queue.waiting()), (None, 0));
+        assert_eq!(queue.take(), Some(Next::Run(2)));
+        assert_eq!((queue.take(), queue.waiting()), (None, 0));
         let outcome = queue.outcome();
         assert_eq!(outcome.done_before, ["lora-seed0"]);
         assert_eq!(outcome.finished, ["lora-seed1", "lora-seed3"]);
@@ -183,10 +175,10 @@ mod tests {
             for (run, from, words) in [(1, "lora-seed0", words), (2, "lora-seed1", bar_words(bar))]
             {
                 let reason = format!("it starts from the adapter of `{from}`, which {words}");
-                assert_eq!(queue.next(), Some(Next::Barred(run, bar, reason)));
+                assert_eq!(queue.take(), Some(Next::Barred(run, bar, reason)));
                 queue.end(run, bar);
             }
-            assert_eq!(queue.next(), Some(Next::Run(3)));
+            assert_eq!(queue.take(), Some(Next::Run(3)));
         }
     }
 

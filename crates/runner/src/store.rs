@@ -104,9 +104,9 @@ impl Store {
     /// what [`Store::folders`] gave.
     pub fn done_elsewhere(&self, run: &ResolvedRun, folders: &Twins) -> Option<PathBuf> {
         let (own, hash) = (self.run_dir(run), run.hash());
-        let twins = folders.get(&run.short_hash())?.iter();
+        let mut twins = folders.get(&run.short_hash())?.iter();
         let done = |path: &&PathBuf| **path != own && matches!(state(path, &hash), State::Done(_));
-        twins.filter(done).next().cloned()
+        twins.find(done).cloned()
     }
 
     /// All folders of runs, by short hash.

@@ -66,7 +66,7 @@ pub fn sweep_with(
 ) -> Result<Outcome> {
     let mut queue = queue(store, runs);
     while !interrupt::asked()
-        && let Some(next) = queue.next()
+        && let Some(next) = queue.take()
     {
         let (Next::Run(i) | Next::Barred(i, ..)) = next;
         let say = |text: &str| eprintln!("{}", line(runs, i, text));

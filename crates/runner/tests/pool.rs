@@ -16,14 +16,12 @@ fn record(dir: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(dir.join("record.json")).unwrap()).unwrap()
 }
 
-/// How many workers there are decides no bit, and nothing of what is reported.
+/// How many workers there are decides no bit; what they do is told in plain lines.
 #[test]
 fn workers_decide_nothing() {
     let project = Project::new();
-    let one = project.succeed(&["sweep", "tiny", "--results", "one"]);
+    project.succeed(&["sweep", "tiny", "--results", "one"]);
     let three = project.succeed(&["sweep", "tiny", "--results", "three", "--jobs", "3"]);
-    let table = |out: &str| out.split("report: ").next().unwrap().to_owned();
-    assert_eq!(table(&one.out), table(&three.out));
     let (one, dirs) = (
         run_dirs(&project.path("one/tiny")),
         run_dirs(&project.path("three/tiny")),

@@ -361,9 +361,9 @@ pub fn children(parent: u32) -> Vec<u32> {
     pids.filter(of_parent).collect()
 }
 
-/// `kill -SIGNAL TARGET`; a target below 0 is a process group.
+/// `kill -s SIGNAL TARGET`; a target below 0 is a process group.
 pub fn signal(signal: &str, target: i64) {
-    let command = format!("kill -{signal} -- {target}");
+    let command = format!("kill -s {signal} -- {target}");
     let status = Command::new("sh")
         .args(["-c", &command])
         .stderr(Stdio::null())
