@@ -114,10 +114,10 @@ fn sixty_runs_survive_thirty_kills() {
         "evaluate.0.options.max_new_tokens=12".into(),
     ];
     let sweep = |results: &str, jobs: &str| {
-        let results = home.path().join(results);
-        let results = results.to_str().unwrap();
-        let mut arguments = vec!["sweep", "quickstart", "--results", results];
-        arguments.extend(["--reports", results, "--jobs", jobs]);
+        let folder = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+        let (results, reports) = (folder(results), folder("reports"));
+        let mut arguments = vec!["sweep", "quickstart", "--results", &results];
+        arguments.extend(["--reports", &reports, "--jobs", jobs]);
         sets.iter().for_each(|set| arguments.extend(["--set", set]));
         command(&root, home.path(), &arguments)
     };
