@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,7 +19,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  a run failed, or parity does not hold
   2  a wrong argument, experiment or file
-  3  something is neither on this machine nor to be had: a file, the network, Python";
+  3  something is neither on this machine nor to be had: a file, the network, Python
+  130  stopped by Ctrl-C: the same command goes on";
 
 /// Trains, evaluates and compares LoRA and its shared forms (ShareA, ShareB, ShareAB; ShareLoRA, arXiv 2406.10785).
 #[derive(Debug, Parser)]
@@ -89,7 +91,16 @@ enum Command {
         /// Only runs whose label contains this text or matches this regular expression
         #[arg(long, value_name = "REGEX")]
         only: Option<String>,
+        /// Runs at a time, each in a process of its own with its share of the cores
+        #[arg(long, value_name = "N", default_value = "1")]
+        jobs: NonZeroUsize,
     },
+    /// Do the runs that come as lines of JSON: what `sweep --jobs` starts
+    #[command(
+        hide = true,
+        after_help = "Example:\n  sharelora worker < requests.jsonl"
+    )]
+    Worker,
     /// Do one run of an experiment
     #[command(after_help = "Example:\n  sharelora run quickstart share_a-seed0")]
     Run {
@@ -247,12 +258,17 @@ fn dispatch(cli: Cli) -> Result<u8> {
             named,
             dry_run,
             only,
+            jobs,
         } => {
             let (context, folders) = project(common)?;
             if dry_run {
                 return commands::plan(&context, &folders, &named, only.as_deref(), false);
             }
-            commands::sweep(&context, &folders, &named, only.as_deref())
+            commands::sweep(&context, &folders, &named, only.as_deref(), jobs)
+        }
+        Command::Worker => {
+            let (context, folders) = project(common)?;
+            crate::worker::work(&context, &folders.store())
         }
         Command::Run { named, label } => {
             let (context, folders) = project(common)?;

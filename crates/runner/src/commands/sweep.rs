@@ -1,14 +1,17 @@
 //! `sweep`, `run` and `report`.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Context as _, Result};
 use sharelora_hub::Progress;
 
 use crate::cli::Named;
-use crate::error::{FAILED, UsageError};
+use crate::error::{FAILED, STOPPED, UsageError};
+use crate::estimate::{bytes, estimate, weight_bytes};
 use crate::experiment::did_you_mean;
 use crate::store::State;
 use crate::sweep::{Folders, Outcome};
-use crate::{Context, Plan, ResolvedRun};
+use crate::{Context, Plan, ResolvedRun, host, interrupt, pool};
 
 /// Does what is not done of an experiment and writes its report.
 ///
@@ -19,15 +22,16 @@ pub fn sweep(
     folders: &Folders,
     named: &Named,
     only: Option<&str>,
+    jobs: NonZeroUsize,
 ) -> Result<u8> {
     let plan = super::load(context, named)?;
     let runs = select(&plan.runs, only)?;
     if !context.quiet {
         super::plan(context, folders, named, only, false)?;
     }
-    let outcome = do_runs(context, folders, &runs)?;
-    if outcome == Outcome::default() {
-        return Ok(0);
+    let outcome = do_runs(context, folders, &runs, jobs)?;
+    if outcome == Outcome::default() || !outcome.stopped.is_empty() {
+        return Ok(ended(&outcome));
     }
     write_report(&plan, folders, named)?;
     Ok(ended(&outcome))
@@ -49,7 +53,7 @@ pub fn run(context: &Context, folders: &Folders, named: &Named, label: &str) -> 
         ))
         .into());
     };
-    let outcome = do_runs(context, folders, &[run])?;
+    let outcome = do_runs(context, folders, &[run], NonZeroUsize::MIN)?;
     let store = folders.store();
     if let State::Done(record) = store.state(run) {
         super::print(&format!("{}: {}", record.run, record.status.name()))?;
@@ -112,21 +116,50 @@ pub fn select<'a>(runs: &'a [ResolvedRun], only: Option<&str>) -> Result<Vec<&'a
     Ok(kept)
 }
 
-fn do_runs(context: &Context, folders: &Folders, runs: &[&ResolvedRun]) -> Result<Outcome> {
+fn do_runs(
+    context: &Context,
+    folders: &Folders,
+    runs: &[&ResolvedRun],
+    jobs: NonZeroUsize,
+) -> Result<Outcome> {
     let store = folders.store();
+    let others = store.folders();
     let to_do: Vec<&ResolvedRun> = runs
         .iter()
         .copied()
         .filter(|run| !matches!(store.state(run), State::Done(_)))
+        .filter(|run| store.done_elsewhere(run, &others).is_none())
         .collect();
     // Everything that is missing, or an adapter that does not fit, is missed before the first step, not after hours of it.
     super::fetch_all(context, &to_do)?;
+    let mut needs = Vec::new();
     for run in &to_do {
         let config = crate::base::config(&run.model, &context.hub, Progress::Quiet)?;
-        crate::estimate::estimate(run, &config, None)
-            .with_context(|| format!("run {}", run.label()))?;
+        let weights = weight_bytes(&run.model, &context.hub);
+        let estimate =
+            estimate(run, &config, weights).with_context(|| format!("run {}", run.label()))?;
+        needs.push(estimate.memory.total());
     }
-    crate::sweep::sweep(context, &store, runs)
+    let needs = at_once(needs, jobs.get());
+    let free = host::meminfo("MemAvailable");
+    if jobs.get() > 1 && free > 0 && needs > free {
+        eprintln!(
+            "{jobs} runs at a time may need up to {} of memory, and {} are free; bases mapped from one file count once",
+            bytes(needs),
+            bytes(free)
+        );
+    }
+    interrupt::listen().context("signals cannot be watched for")?;
+    match jobs.get() {
+        1 => crate::sweep::sweep(context, &store, runs),
+        jobs => pool::sweep(context, folders, runs, jobs),
+    }
+}
+
+/// The most that so many runs need together.
+fn at_once(mut needs: Vec<u64>, jobs: usize) -> u64 {
+    needs.sort_unstable_by_key(|need| std::cmp::Reverse(*need));
+    needs.iter().take(jobs).sum()
 }
 
 fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
@@ -134,7 +167,7 @@ fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
     for set in &named.sets {
         command.push_str(&format!(" --set '{}'", set.replace('\'', r"'\''")));
     }
-    let written = crate::sweep::report(plan, folders, &command)?;
+    let written = crate::report::report(plan, folders, &command)?;
     super::print(&written.table)?;
     super::print(&format!("report: {}", written.paths.report.display()))?;
     super::print(&format!("page: {}", written.paths.page.display()))?;
@@ -154,5 +187,10 @@ fn ended(outcome: &Outcome) -> u8 {
     tell("diverged", &outcome.diverged);
     tell("in use by another process", &outcome.busy);
     tell("failed (the same command tries again)", &outcome.failed);
-    if outcome.failed.is_empty() { 0 } else { FAILED }
+    tell("stopped; the same command goes on with", &outcome.stopped);
+    match outcome {
+        outcome if !outcome.stopped.is_empty() => STOPPED,
+        outcome if !outcome.failed.is_empty() => FAILED,
+        _ => 0,
+    }
 }
