@@ -23,13 +23,27 @@ pub fn sweep(
     let plan = super::load(context, named)?;
     let runs = select(&plan.runs, only)?;
     if !context.quiet {
-        super::plan(context, folders, named, only, false)?;
+        super::plan(context, folders, named, only, 1, false)?;
     }
-    let outcome = do_runs(context, folders, &runs)?;
+    sweep_runs(context, folders, named, &plan, &runs)
+}
+
+/// Does `runs` of `plan` and writes the report.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_runs(
+    context: &Context,
+    folders: &Folders,
+    named: &Named,
+    plan: &Plan,
+    runs: &[&ResolvedRun],
+) -> Result<u8> {
+    let outcome = do_runs(context, folders, runs)?;
     if outcome == Outcome::default() {
         return Ok(0);
     }
-    write_report(&plan, folders, named)?;
+    write_report(plan, folders, named)?;
     Ok(ended(&outcome))
 }
 
