@@ -144,6 +144,12 @@ pub struct TrainSpec {
     #[serde(default = "one")]
     pub accumulation: usize,
     pub learning_rate: f64,
+    /// LoRA+ (arXiv 2402.12354): the learning rate of every `B` over that of `A`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub b_learning_rate_ratio: Option<f64>,
+    /// Learning rate of the head beside the adapter; absent: the adapter's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate: Option<f64>,
     #[serde(default)]
     pub schedule: Schedule,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -317,6 +323,13 @@ impl TrainSpec {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let rate = self.learning_rate;
         range("learning_rate", rate, positive(rate), "a positive number")?;
+        for (key, value) in [
+            ("b_learning_rate_ratio", self.b_learning_rate_ratio),
+            ("head_learning_rate", self.head_learning_rate),
+        ] {
+            let value = value.unwrap_or(1.0);
+            range(key, value, positive(value), "a positive number")?;
+        }
         range(
             "epsilon",
             self.epsilon,
@@ -1068,7 +1081,7 @@ pub(crate) mod tests {
     /// A misspelt key must never be ignored: the message names the file, the section, the nearest key, the choices.
     #[test]
     fn unknown_keys() {
-        insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
+        insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
         insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling"#);
         insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, axes, override"#);
         insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train or evaluate, "adapter.rank" say"#);
@@ -1124,7 +1137,7 @@ pub(crate) mod tests {
 
     #[test]
     fn wrong_sets() {
-        insta::assert_snapshot!(set_message("train.stpes=3"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
+        insta::assert_snapshot!(set_message("train.stpes=3"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
         insta::assert_snapshot!(set_message("train.steps"), @r#"--set train.steps: write KEY=VALUE, train.steps=20 say"#);
         insta::assert_snapshot!(set_message("train.steps=[1"), @r#"--set train.steps=[1: `[1` is no TOML value: 3, 2e-4, "text", true, [1, 2]"#);
         insta::assert_snapshot!(set_message("train.steps.more=1"), @r#"--set train.steps.more=1: `train.steps` is no table, so it has no `more`"#);

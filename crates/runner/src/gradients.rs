@@ -8,6 +8,7 @@ use sharelora_model::{
 use sharelora_tasks::Encoded;
 
 use crate::batch::Fill;
+use crate::experiment::TrainSpec;
 
 /// What is trained: a bank beside a frozen base, or the base itself; and where texts are labelled, a head.
 pub struct Learner {
@@ -54,6 +55,24 @@ impl Learner {
         let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
         decays.extend(heads.map(|(name, _)| !name.ends_with("bias")));
         decays
+    }
+
+    /// What the learning rate of each of them is multiplied by: LoRA+'s ratio for a `B`, the head's own rate.
+    pub fn rates(&mut self, spec: &TrainSpec) -> Vec<f64> {
+        let mut rates: Vec<f64> = match &self.bank {
+            Some(bank) => {
+                let ratio = spec.b_learning_rate_ratio.unwrap_or(1.0);
+                let layout = bank.layout();
+                let of_a = layout.a.iter().map(|_| 1.0);
+                of_a.chain(layout.b.iter().map(|_| ratio)).collect()
+            }
+            None => vec![1.0; self.model.config.weights().len()],
+        };
+        let head = spec
+            .head_learning_rate
+            .map_or(1.0, |rate| rate / spec.learning_rate);
+        rates.resize(self.matrices().len(), head);
+        rates
     }
 
     /// The same values under autodiff, as leaves of a graph of their own; what is frozen stays outside it.

@@ -80,6 +80,7 @@ pub fn train(
         },
         learner.decays(),
     );
+    let rates = learner.rates(spec);
     let mut state = Progressed::default();
     let mut best: Option<Vec<Vec<f32>>> = None;
     match checkpoint::load(&dir.checkpoint(), &sizes) {
@@ -178,7 +179,7 @@ pub fn train(
             } else {
                 gradient.mul_scalar(factor)
             };
-            *matrix = optimizer.step(i, rate, matrix.clone(), gradient);
+            *matrix = optimizer.step(i, rate * rates[i], matrix.clone(), gradient);
         }
         let seconds = begun.elapsed().as_secs_f64();
         state.step += 1;
