@@ -55,7 +55,11 @@ pub fn training_bytes(run: &ResolvedRun, estimate: &Estimate) -> (u64, u64) {
         return (0, 0);
     };
     let trained = 4 * (estimate.trainable_parameters + estimate.head_parameters);
-    (trained, trained * (3 + u64::from(train.keep_best)))
+    let kept = match run.method {
+        Method::Full => trained,
+        _ => estimate.adapter_bytes + 4 * estimate.head_parameters,
+    };
+    (kept, trained * (3 + u64::from(train.keep_best)))
 }
 
 /// What decides how long a run takes, as text: runs that differ in seed, learning rates and the like have one.

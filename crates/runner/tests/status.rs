@@ -40,7 +40,10 @@ fn a_sweep_is_followed_retried_and_costed() {
     assert!(shown.contains("2 runs: 2 done."), "{shown}");
     let all = json(&project.succeed(&["status", "tiny", "--json"]).out);
     let run = &all["runs"][1];
-    assert_eq!((&run["stage"], &run["step"], &run["steps"]), (&"done".into(), &8.into(), &8.into()));
+    assert_eq!(
+        (&run["stage"], &run["step"], &run["steps"]),
+        (&"done".into(), &8.into(), &8.into())
+    );
     assert!(run["loss"].is_f64() && run["tokens_per_second"].is_f64());
     let overview = project.succeed(&["status"]).out;
     assert!(overview.contains("tiny"), "{overview}");
@@ -48,45 +51,93 @@ fn a_sweep_is_followed_retried_and_costed() {
     // No terminal, no live view: a pipe would be filled with escapes.
     let refused = project.run(&["status", "tiny", "--watch"]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.err.contains("--watch needs a terminal"), "{}", refused.err);
+    assert!(
+        refused.err.contains("--watch needs a terminal"),
+        "{}",
+        refused.err
+    );
     assert_eq!(refused.out, "");
 
     // What a longer run takes is known from the one that was done, and said so.
     let longer = ["plan", "tiny", "--jobs", "2", "--set", "train.steps=80"];
     let plan = project.succeed(&longer).out;
-    for part in ["Time to do: ", "with --jobs 2 at least ", ": tiny/lora-seed0.", "Disk to do: "] {
+    for part in [
+        "Time to do: ",
+        "with --jobs 2 at least ",
+        ": tiny/lora-seed0.",
+        "Disk to do: ",
+    ] {
         assert!(plan.contains(part), "{part}: {plan}");
     }
     let cost = |arguments: &[&str]| {
         let plan = json(&project.succeed(arguments).out);
         plan["runs"][1]["cost"].clone()
     };
-    let long = cost(&["plan", "tiny", "--json", "--set", "train.steps=80", "--set", "train.evaluate_every=0"]);
+    let long = cost(&[
+        "plan",
+        "tiny",
+        "--json",
+        "--set",
+        "train.steps=80",
+        "--set",
+        "train.evaluate_every=0",
+    ]);
     let record = json(&std::fs::read_to_string(lora.join("record.json")).unwrap());
     let steps = record["seconds"]["steps"].as_f64().unwrap();
-    assert!(long["train_seconds"].as_f64().unwrap() >= 10.0 * steps * 0.99, "{long} {steps}");
-    assert_eq!(long["sources"], serde_json::json!(["tiny/base", "tiny/lora-seed0"]));
-    let other = project.succeed(&["plan", "tiny", "--set", "model.dtype=bf16"]).out;
+    assert!(
+        long["train_seconds"].as_f64().unwrap() >= 10.0 * steps * 0.99,
+        "{long} {steps}"
+    );
+    assert_eq!(long["sources"], serde_json::json!(["tiny/lora-seed0"]));
+    let other = project
+        .succeed(&["plan", "tiny", "--set", "model.dtype=bf16"])
+        .out;
     assert!(
         other.contains("unknown: nothing measured yet for this model, backend and machine; to measure: sharelora run tiny base"),
         "{other}"
     );
 
     // A failed run is done again from its checkpoint, a diverged one only where that is asked for, from the start.
-    assert!(project.succeed(&["retry", "tiny"]).out.contains("no run failed"));
+    assert!(
+        project
+            .succeed(&["retry", "tiny"])
+            .out
+            .contains("no run failed")
+    );
     let whole = support::bits(&lora);
     ended(&lora, "failed", "no memory");
     let shown = project.succeed(&["status", "tiny"]).out;
-    assert!(shown.contains("failed") && shown.contains("no memory"), "{shown}");
+    assert!(
+        shown.contains("failed") && shown.contains("no memory"),
+        "{shown}"
+    );
     let said = project.succeed(&["retry", "tiny", "--dry-run"]).out;
-    assert!(said.contains("lora-seed0, from its checkpoint: failed before: no memory"), "{said}");
-    assert!(project.succeed(&["retry", "tiny", "--only", "base"]).out.contains("no run failed"));
+    assert!(
+        said.contains("lora-seed0, from its checkpoint: failed before: no memory"),
+        "{said}"
+    );
+    assert!(
+        project
+            .succeed(&["retry", "tiny", "--only", "base"])
+            .out
+            .contains("no run failed")
+    );
     project.succeed(&["retry", "tiny", "--quiet"]);
     assert_eq!(support::bits(&lora), whole);
     ended(&lora, "diverged", "step 3: loss NaN");
-    assert!(project.succeed(&["retry", "tiny"]).out.contains("no run failed"));
-    let said = project.succeed(&["retry", "tiny", "--diverged", "--quiet"]).out;
-    assert!(said.contains("lora-seed0, from the start: diverged: step 3: loss NaN"), "{said}");
+    assert!(
+        project
+            .succeed(&["retry", "tiny"])
+            .out
+            .contains("no run failed")
+    );
+    let said = project
+        .succeed(&["retry", "tiny", "--diverged", "--quiet"])
+        .out;
+    assert!(
+        said.contains("lora-seed0, from the start: diverged: step 3: loss NaN"),
+        "{said}"
+    );
     assert_eq!(support::bits(&lora), whole);
 }
 
@@ -95,7 +146,10 @@ fn a_sweep_is_followed_retried_and_costed() {
 fn nothing_cited_is_removed() {
     let (project, base, lora) = swept();
     let shown = project.succeed(&["gc", "tiny"]).out;
-    assert!(shown.contains("lora-seed0") && shown.contains("checkpoint"), "{shown}");
+    assert!(
+        shown.contains("lora-seed0") && shown.contains("checkpoint"),
+        "{shown}"
+    );
     assert!(shown.contains("nothing was removed") && lora.join("checkpoint").exists());
 
     // Two runs of other settings. The first is reported, so its records cite it; then the report is of the file again.
@@ -128,7 +182,10 @@ fn nothing_cited_is_removed() {
     std::fs::write(base.join("answers-pocket.log.zst"), "x").unwrap();
     std::fs::create_dir(project.path("results/tiny/notes")).unwrap();
 
-    let held = std::fs::File::options().write(true).open(loose.join("lock")).unwrap();
+    let held = std::fs::File::options()
+        .write(true)
+        .open(loose.join("lock"))
+        .unwrap();
     held.lock().unwrap();
     let shown = project.succeed(&["gc", "tiny"]).out;
     assert!(shown.contains("left alone, in use by process"), "{shown}");
@@ -137,7 +194,9 @@ fn nothing_cited_is_removed() {
     let before = support::bits(&lora);
     let all = project.succeed(&["gc", "--yes"]).out;
     assert!(all.contains("removed") && all.contains(".tokens"), "{all}");
-    assert!(!loose.exists() && cited.join("record.json").exists() && cited.join("adapter").exists());
+    assert!(
+        !loose.exists() && cited.join("record.json").exists() && cited.join("adapter").exists()
+    );
     let gone = [
         lora.join("checkpoint"),
         lora.join(".new-x1"),
@@ -162,17 +221,32 @@ fn nothing_cited_is_removed() {
 #[test]
 fn a_new_ablation_is_planned_at_once() {
     let project = Project::new();
-    let said = project.succeed(&["new", "ablation", "mine", "--model", "tiny"]).out;
-    assert!(said.contains("experiments/mine.toml: 10 runs; next: sharelora plan mine"), "{said}");
+    let said = project
+        .succeed(&["new", "ablation", "mine", "--model", "tiny"])
+        .out;
+    assert!(
+        said.contains("experiments/mine.toml: 10 runs; next: sharelora plan mine"),
+        "{said}"
+    );
     let text = String::from_utf8(project.read("experiments/mine.toml")).unwrap();
     // The projections are this model's.
-    assert!(text.contains("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"), "{text}");
+    assert!(
+        text.contains("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"),
+        "{text}"
+    );
     let plan = project.succeed(&["plan", "mine"]).out;
     assert!(plan.contains("share_a_groups2-seed1"), "{plan}");
-    for (name, why) in [("mine", "is there already"), ("../x", "is no name"), ("", "is no name")] {
+    for (name, why) in [
+        ("mine", "is there already"),
+        ("../x", "is no name"),
+        ("", "is no name"),
+    ] {
         let refused = project.run(&["new", "ablation", name, "--model", "tiny"]);
         assert_eq!(refused.code, Some(2), "{name}");
         assert!(refused.err.contains(why), "{}", refused.err);
     }
-    assert_eq!(String::from_utf8(project.read("experiments/mine.toml")).unwrap(), text);
+    assert_eq!(
+        String::from_utf8(project.read("experiments/mine.toml")).unwrap(),
+        text
+    );
 }

@@ -185,6 +185,7 @@ seed = [0, 1]
 # "adapter.scaling" = ["standard", "rslora"]
 # "adapter.targets" = [["all_linear"], {some}]
 # "train.learning_rate" = [1e-4, 5e-4, 2e-3]
+# "train.b_learning_rate_ratio" = [1, 16]   # LoRA+: the learning rate of every B over that of A
 # "train.schedule" = ["constant", "linear", "cosine"]
 # "train.weight_decay" = [0.0, 0.01]
 # "train.rows" = [256, 1024]        # the size of the data: the first rows

@@ -353,11 +353,21 @@ fn silent(dir: &Path) -> Option<Duration> {
     let files = names.into_iter().map(|name| dir.join(name));
     let logs = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let logs = logs.filter(|e| e.file_name().as_encoded_bytes().starts_with(b"answers-"));
-    let written = files
+    files
         .chain(logs.map(|e| e.path()))
-        .filter_map(|path| Some(std::fs::metadata(path).ok()?.modified().ok()?))
-        .max()?;
-    SystemTime::now().duration_since(written).ok()
+        .filter_map(|path| age(&path))
+        .min()
+}
+
+/// Time since a file was written.
+fn age(path: &Path) -> Option<Duration> {
+    let written = std::fs::metadata(path).ok()?.modified().ok()?;
+    // A clock that is behind another machine's: just now.
+    Some(
+        SystemTime::now()
+            .duration_since(written)
+            .unwrap_or_default(),
+    )
 }
 
 /// By the kernel's list of locks for this machine, by what was written last for others.
@@ -371,7 +381,11 @@ fn is_held(
         Some(held) if is_here => {
             std::fs::metadata(dir.join("lock")).is_ok_and(|m| held.contains(&inode(&m)))
         }
-        _ => silent.is_some_and(|silent| silent < SILENT),
+        // A record that is newer than all else ended the work.
+        _ => silent.is_some_and(|silent| {
+            let ended = age(&dir.join("record.json")).is_some_and(|ended| ended <= silent);
+            silent < SILENT && !ended
+        }),
     }
 }
 
