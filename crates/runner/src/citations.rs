@@ -25,6 +25,8 @@ const TEXTS: [&str; 7] = ["md", "csv", "tex", "json", "html", "svg", "txt"];
 pub struct Citations {
     planned: HashSet<String>,
     reported: HashSet<String>,
+    /// Runs that a planned run starts from with their optimizer's state.
+    pub states: HashSet<String>,
     /// Experiments that cannot be planned, and why: nothing of theirs is known to be uncited.
     pub unknown: BTreeMap<String, String>,
 }
@@ -51,8 +53,12 @@ impl Citations {
         let experiment = Experiment::load(&context.root, name, &[])?;
         for backend in BACKENDS {
             let plan = crate::plan::plan(&context.root, experiment.clone(), backend)?;
-            self.planned
-                .extend(plan.runs.iter().map(|run| run.short_hash()));
+            for run in &plan.runs {
+                self.planned.insert(run.short_hash());
+                let origin = run.init_from.as_ref().filter(|origin| origin.optimizer);
+                self.states
+                    .extend(origin.and_then(|origin| short(&origin.hash)));
+            }
         }
         Ok(())
     }

@@ -398,7 +398,14 @@ fn same_but_limit(a: &TaskOptions, b: &TaskOptions) -> bool {
 
 /// How many questions are `wanted` for each that was measured; `None`: that is not known, or it is another task.
 fn questions(wanted: &EvaluateSpec, measured: &EvaluateSpec) -> Option<f64> {
-    let same = wanted.task == measured.task && same_but_limit(&wanted.options, &measured.options);
+    // All that an evaluation says, a measured loss too, but for how many questions and how many at once.
+    let asked = |spec: &EvaluateSpec| EvaluateSpec {
+        options: Default::default(),
+        batch_size: 1,
+        ..spec.clone()
+    };
+    let same =
+        asked(wanted) == asked(measured) && same_but_limit(&wanted.options, &measured.options);
     match (wanted.options.limit, measured.options.limit) {
         _ if !same => None,
         (Some(wanted), Some(measured)) => Some(wanted as f64 / measured.max(1) as f64),

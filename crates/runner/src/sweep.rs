@@ -17,7 +17,7 @@ use crate::base::Bases;
 use crate::execute::execute;
 use crate::plan::RESULT_VERSION;
 use crate::store::{State, StoreError};
-use crate::{Context, Plan, ResolvedRun, Store, host};
+use crate::{Context, Plan, ResolvedRun, Store, held_out, host};
 
 /// Where results are kept and reports written.
 #[derive(Debug, Clone)]
@@ -328,6 +328,18 @@ fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> 
     let files = sharelora_report::samples::files(&run.dir)?;
     for spec in &planned.evaluate {
         let task = task(&spec.task, &spec.options)?;
+        if spec.loss.is_some() {
+            if let Some(file) = files.get(&spec.samples_name()) {
+                let mut samples = crate::samples::read(file)?;
+                samples.sort_by(|a, b| a.id.cmp(&b.id));
+                let rows = samples.len();
+                let scores =
+                    resampled_scores(rows, |chosen: &[usize]| held_out::loss(&samples, chosen));
+                let name = format!("{}/{}", spec.measured(), held_out::METRIC);
+                run.resampled.insert(name, scores);
+            }
+            continue;
+        }
         let file = files.get(&spec.samples_name());
         let Some(file) = file.filter(|_| !task.corpus_scores(&[]).is_empty()) else {
             continue;

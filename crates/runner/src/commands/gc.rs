@@ -3,6 +3,7 @@
 //! A run's folder is taken by its lock before anything in it goes, and looked at again. It leaves by a rename into a hidden
 //! folder, so that a kill leaves the whole folder or a leftover that the next `gc` removes.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use crate::citations::Citations;
 use crate::error::UsageError;
 use crate::estimate::bytes;
 use crate::experiment::{self, did_you_mean};
-use crate::store::State;
-use crate::store::{Lock, StoreError, folder_state, take_lock};
+use crate::plan::Origin;
+use crate::store::{Lock, State, StoreError, folder_state, read_run, take_lock};
 use crate::sweep::Folders;
 use crate::{Context, status};
 
@@ -71,6 +72,7 @@ pub fn gc(context: &Context, folders: &Folders, name: Option<&str>, yes: bool) -
         ));
     }
     let held = status::held_inodes();
+    let needed = Needed::find(folders, &experiments, &citations)?;
     for name in &experiments {
         let known = !citations.unknown.contains_key(name);
         for dir in entries(&folders.results.join(name))? {
@@ -78,6 +80,7 @@ pub fn gc(context: &Context, folders: &Folders, name: Option<&str>, yes: bool) -
                 &dir,
                 known,
                 &citations,
+                &needed,
                 held.as_ref(),
                 &mut items,
                 &mut notes,
@@ -194,7 +197,8 @@ fn look(
     dir: &Path,
     known: bool,
     citations: &Citations,
-    held: Option<&std::collections::HashSet<u64>>,
+    needed: &Needed,
+    held: Option<&HashSet<u64>>,
     items: &mut Vec<Item>,
     notes: &mut Vec<String>,
 ) -> Result<()> {
@@ -222,7 +226,8 @@ fn look(
         notes.push(format!("{}: left alone, in use by {who}", dir.display()));
         return Ok(());
     }
-    if !cited && known {
+    let hash = name.rsplit_once('-').map_or("", |(_, hash)| hash);
+    if !cited && known && !needed.runs.contains(hash) {
         add(What::Run, dir.to_owned(), Some(dir));
         return Ok(());
     }
@@ -231,7 +236,7 @@ fn look(
         let name = file_name(&path);
         if is_partial(&name) {
             add(What::Leftover, path, Some(dir));
-        } else if ended && name == "checkpoint" {
+        } else if ended && name == "checkpoint" && !needed.states.contains(hash) {
             add(What::Checkpoint, path, Some(dir));
         } else if ended && name.starts_with("answers-") {
             add(What::Answers, path, Some(dir));
@@ -244,6 +249,59 @@ fn look(
         }
     }
     Ok(())
+}
+
+/// What cited runs start from, by short hash: also of those that `--set` made and a report cites.
+#[derive(Default)]
+struct Needed {
+    runs: HashSet<String>,
+    /// Whose checkpoint is wanted too, for the moments in it.
+    states: HashSet<String>,
+}
+
+impl Needed {
+    fn find(folders: &Folders, experiments: &[String], citations: &Citations) -> Result<Self> {
+        let mut needed = Needed {
+            runs: HashSet::new(),
+            states: citations.states.clone(),
+        };
+        let mut origins: HashMap<String, Origin> = HashMap::new();
+        let mut open: Vec<String> = Vec::new();
+        for name in experiments {
+            for dir in entries(&folders.results.join(name))? {
+                let name = file_name(&dir);
+                let Some(cited) = citations.cites(&name) else {
+                    continue;
+                };
+                let Some(origin) = read_run(&dir).ok().and_then(|run| run.init_from) else {
+                    continue;
+                };
+                let hash = name
+                    .rsplit_once('-')
+                    .map_or("", |(_, hash)| hash)
+                    .to_owned();
+                if cited {
+                    open.push(hash.clone());
+                }
+                // The moments are read once, when it begins.
+                if cited && origin.optimizer && !matches!(folder_state(&dir), State::Done(_)) {
+                    needed.states.insert(short(&origin));
+                }
+                origins.insert(hash, origin);
+            }
+        }
+        // A stage starts from one that starts from another.
+        while let Some(origin) = open.pop().and_then(|hash| origins.get(&hash)) {
+            if needed.runs.insert(short(origin)) {
+                open.push(short(origin));
+            }
+        }
+        Ok(needed)
+    }
+}
+
+fn short(origin: &Origin) -> String {
+    origin.hash.chars().take(8).collect()
 }
 
 fn asked(n: usize, total: u64) -> Result<bool> {

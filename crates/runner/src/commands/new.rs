@@ -7,7 +7,7 @@ use sharelora_model::ModelConfig;
 
 use crate::error::UsageError;
 use crate::store::write_atomic;
-use crate::{Context, Experiment, base};
+use crate::{Context, Experiment, base, experiment};
 
 /// What the new experiment is called, and the experiment whose model and training it takes over.
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,10 @@ pub struct Ablation {
 }
 
 /// Keys of `[train]` that an ablation takes over from the other experiment, where they are set there.
-const TAKEN: [&str; 16] = [
+const TAKEN: [&str; 17] = [
     "task",
     "task_options",
+    "rows",
     "steps",
     "epochs",
     "batch_size",
@@ -93,7 +94,11 @@ pub fn ablation_text(
     other: &Experiment,
     projections: Option<Vec<String>>,
 ) -> Result<String> {
-    let document = other.document();
+    // Of a sequence the settings of its first stage.
+    let document = match crate::stages::stages(other.document()) {
+        Ok(stages) if !stages.is_empty() => experiment::at_stage(other.document(), &stages[0]),
+        _ => other.document().clone(),
+    };
     let section = |key: &str, taken: Option<&[&str]>| -> Result<String> {
         let Some(Value::Object(map)) = document.get(key) else {
             return Ok(String::new());
@@ -193,6 +198,16 @@ seed = [0, 1]
 # Another model as an axis: "model.config", "model.tokenizer" and "model.weights" would multiply. Write one file a model that
 # begins with `extends = "{name}"` and has a [model] of its own.
 
+# One dataset after the other: each [[stage]] replaces keys of [train] and starts from the adapter of the one before it; the order
+# is an axis too. experiments/continual-pocket.toml is a whole one.
+# [[stage]]
+# name = "first"
+# [[stage]]
+# name = "second"
+# carry = "adapter"               # or "adapter_and_optimizer", "nothing"
+# [sequence]
+# orders = "all"                  # or "given", or a list of orders
+
 # Where one combination needs another setting:
 # [[override]]
 # when = {{ method = "share_ab" }}
@@ -258,6 +273,19 @@ mod tests {
         );
         // The untouched base has one run whatever the seeds.
         assert_eq!(planned(&with, &[]).unwrap().runs.len(), plain + 5 * 2 - 1);
+        // Each order has its two stages, in their place: four runs where there was one.
+        let mut sequence = text.clone();
+        for line in [
+            "[[stage]]",
+            "name = \"first\"",
+            "name = \"second\"",
+            "carry =",
+            "[sequence]",
+            "orders =",
+        ] {
+            sequence = sequence.replace(&format!("# {line}"), line);
+        }
+        assert_eq!(planned(&sequence, &[]).unwrap().runs.len(), 4 * plain);
         let uncommented = text
             .replace("# [[override]]", "[[override]]")
             .replace("# when =", "when =")

@@ -151,10 +151,8 @@ fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
     let written = crate::sweep::report(plan, folders, &command)?;
     super::print(&written.table)?;
     super::print(&format!("report: {}", written.paths.report.display()))?;
-    for (svg, _) in [&written.paths.loss, &written.paths.accuracy]
-        .into_iter()
-        .flatten()
-    {
+    super::print(&format!("page: {}", written.paths.page.display()))?;
+    for (svg, _) in &written.paths.figures {
         super::print(&format!("figure: {}", svg.display()))?;
     }
     Ok(())
