@@ -77,6 +77,13 @@ pub enum ExportFormat {
 }
 
 #[derive(Debug, Subcommand)]
+enum New {
+    /// An experiment that compares methods, every axis named in its comments
+    #[command(after_help = "Example:\n  sharelora new ablation my-ablation --model smollm2-gsm8k")]
+    Ablation(commands::Ablation),
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Do all runs of an experiment that are not done, then write its report
     #[command(
@@ -109,14 +116,62 @@ enum Command {
         /// Label of the run, as `plan` shows it
         label: String,
     },
-    /// Show the runs of an experiment, what is done, and what each will need
-    #[command(after_help = "Example:\n  sharelora plan quickstart --json")]
+    /// Show the runs of an experiment, what is done, and what each will cost: time, memory, disk
+    #[command(after_help = "Example:\n  sharelora plan quickstart --jobs 2")]
     Plan {
         #[command(flatten)]
         named: Named,
+        /// Runs at once, for the time
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        jobs: u32,
         /// Everything that decides each run, as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Show how the runs of a sweep stand, from their files: any executor, any machine on the same folder
+    #[command(after_help = "Example:\n  sharelora status quickstart --watch")]
+    Status {
+        /// Name of a file in experiments/, without .toml [default: a line for each with results]
+        name: Option<String>,
+        /// Replace a key of the file; the value in TOML
+        #[arg(long = "set", value_name = "KEY=VALUE", requires = "name")]
+        sets: Vec<String>,
+        /// Follow it live in the terminal
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Do the failed runs of an experiment again, from their checkpoints
+    #[command(after_help = "Example:\n  sharelora retry smollm2-gsm8k --only share_a --dry-run")]
+    Retry {
+        #[command(flatten)]
+        named: Named,
+        /// Only runs whose label contains this text or matches this regular expression
+        #[arg(long, value_name = "REGEX")]
+        only: Option<String>,
+        /// Also the runs that diverged, from the start
+        #[arg(long)]
+        diverged: bool,
+        /// Say what would be done and stop
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show what no experiment and no report cites, and remove it after a yes
+    #[command(after_help = "Example:\n  sharelora gc smollm2-gsm8k")]
+    Gc {
+        /// Only results of this experiment [default: of all, and tokenised texts]
+        name: Option<String>,
+        /// Remove it without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Write a new file to work with
+    #[command(after_help = "Example:\n  sharelora new ablation my-ablation --model smollm2-gsm8k")]
+    New {
+        #[command(subcommand)]
+        what: New,
     },
     /// Count the trainable parameters of an experiment's methods, from config.json alone
     #[command(after_help = "Example:\n  sharelora params llama7b")]
@@ -262,7 +317,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         } => {
             let (context, folders) = project(common)?;
             if dry_run {
-                return commands::plan(&context, &folders, &named, only.as_deref(), false);
+                return commands::plan(&context, &folders, &named, only.as_deref(), 1, false);
             }
             commands::sweep(&context, &folders, &named, only.as_deref(), jobs)
         }
@@ -274,10 +329,45 @@ fn dispatch(cli: Cli) -> Result<u8> {
             let (context, folders) = project(common)?;
             commands::run(&context, &folders, &named, &label)
         }
-        Command::Plan { named, json } => {
+        Command::Plan { named, jobs, json } => {
             let (context, folders) = project(common)?;
-            commands::plan(&context, &folders, &named, None, json)
+            commands::plan(&context, &folders, &named, None, jobs as usize, json)
         }
+        Command::Status {
+            name,
+            sets,
+            watch,
+            json,
+        } => {
+            let (context, folders) = project(common)?;
+            let shown = match (watch, json) {
+                (true, _) => commands::Shown::Live,
+                (_, true) => commands::Shown::Json,
+                _ => commands::Shown::Table,
+            };
+            commands::status(&context, &folders, name, sets, shown)
+        }
+        Command::Retry {
+            named,
+            only,
+            diverged,
+            dry_run,
+        } => {
+            let (context, folders) = project(common)?;
+            let again = commands::Again {
+                only,
+                diverged,
+                dry_run,
+            };
+            commands::retry(&context, &folders, &named, &again)
+        }
+        Command::Gc { name, yes } => {
+            let (context, folders) = project(common)?;
+            commands::gc(&context, &folders, name.as_deref(), yes)
+        }
+        Command::New {
+            what: New::Ablation(wanted),
+        } => commands::ablation(&project(common)?.0, &wanted),
         Command::Params { named } => commands::params(&project(common)?.0, &named),
         Command::Fetch { named } => commands::fetch(&project(common)?.0, &named),
         Command::Report { named } => {
@@ -317,13 +407,16 @@ fn dispatch(cli: Cli) -> Result<u8> {
             commands::parity(&anywhere(common)?, &paths, &model_of)
         }
         Command::Bench { what } => {
-            let (context, reports) = if what.needs_project() {
-                let (context, folders) = project(common)?;
-                (context, folders.reports)
+            let (context, folders) = if what.needs_project() {
+                project(common)?
             } else {
-                (anywhere(common)?, PathBuf::new())
+                let nowhere = Folders {
+                    results: PathBuf::new(),
+                    reports: PathBuf::new(),
+                };
+                (anywhere(common)?, nowhere)
             };
-            commands::bench(&context, &reports, &what)
+            commands::bench(&context, &folders, &what)
         }
         Command::Doctor => {
             let context = anywhere(common)?;

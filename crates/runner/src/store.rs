@@ -100,6 +100,11 @@ impl Store {
         state(&self.run_dir(run), &run.hash())
     }
 
+    /// As [`Store::state`], of a run whose folder and hash are known: both are worth computing once.
+    pub fn state_of(&self, experiment: &str, folder: &str, hash: &str) -> State {
+        state(&self.experiment_dir(experiment).join(folder), hash)
+    }
+
     /// The finished run of another experiment with this run's hash, if the store has one. For many runs, `folders` is
     /// what [`Store::folders`] gave.
     pub fn done_elsewhere(&self, run: &ResolvedRun, folders: &Twins) -> Option<PathBuf> {
@@ -347,7 +352,17 @@ impl RunDir {
     }
 
     /// Removes everything but the lock.
-    fn clear(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// A file cannot be removed. What a kill leaves is done again: without `run.json` nothing else counts.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        let run_file = self.path.join("run.json");
+        match fs::remove_file(&run_file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &run_file)(e));
+            }
+            _ => {}
+        }
         for entry in fs::read_dir(&self.path).map_err(StoreError::io("list", &self.path))? {
             let entry = entry.map_err(StoreError::io("list", &self.path))?;
             let path = entry.path();
@@ -373,7 +388,7 @@ const LOCK: &str = "lock";
 
 /// The lock of a run's folder. A crash releases it too: the kernel closes the file.
 #[derive(Debug)]
-struct Lock(File);
+pub struct Lock(File);
 
 impl Drop for Lock {
     /// Closing alone is not enough: a child process that another thread is starting has a copy of the descriptor
@@ -384,15 +399,18 @@ impl Drop for Lock {
 }
 
 /// Locks the folder for this process and leaves a line that says who that is.
-fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
+///
+/// # Errors
+/// [`StoreError::Busy`] while another process has it.
+pub fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join(LOCK);
     let mut file = lock_file(&path)?;
     got(file.try_lock(), dir, &mut file)?;
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let on = if host.trim().is_empty() {
+    let host = crate::host::name();
+    let on = if host.is_empty() {
         String::new()
     } else {
-        format!(" on {}", host.trim())
+        format!(" on {host}")
     };
     // The lock holds whatever the line says.
     let _ = file.set_len(0);
@@ -440,6 +458,32 @@ fn got(tried: Result<(), TryLockError>, dir: &Path, file: &mut File) -> Result<(
         }
         Err(TryLockError::Error(e)) => Err(StoreError::io("lock", &dir.join(LOCK))(e)),
     }
+}
+
+/// The state of a run's folder by its own word: of whatever run its `run.json` is.
+pub fn folder_state(dir: &Path) -> State {
+    match read_run(dir) {
+        Ok(run) => state(dir, &run.hash()),
+        Err(e) => State::Broken(e.to_string()),
+    }
+}
+
+/// Who has, or last had, the lock of a run's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockLine {
+    /// As written, `process 12 on HOST`.
+    pub who: String,
+    pub host: Option<String>,
+}
+
+/// Reads the line in the lock of a run's folder; whether the lock is held it does not say.
+pub fn lock_line(dir: &Path) -> Option<LockLine> {
+    let text = fs::read_to_string(dir.join(LOCK)).ok()?;
+    let who = text.lines().next()?.trim().to_owned();
+    let host = who
+        .split_once(" on ")
+        .map(|(_, host)| host.trim().to_owned());
+    Some(LockLine { who, host })
 }
 
 fn state(dir: &Path, hash: &str) -> State {

@@ -27,13 +27,28 @@ pub fn sweep(
     let plan = super::load(context, named)?;
     let runs = select(&plan.runs, only)?;
     if !context.quiet {
-        super::plan(context, folders, named, only, false)?;
+        super::plan(context, folders, named, only, jobs.get(), false)?;
     }
-    let outcome = do_runs(context, folders, &runs, jobs)?;
+    sweep_runs(context, folders, named, &plan, &runs, jobs)
+}
+
+/// Does `runs` of `plan`, `jobs` at a time, and writes the report.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_runs(
+    context: &Context,
+    folders: &Folders,
+    named: &Named,
+    plan: &Plan,
+    runs: &[&ResolvedRun],
+    jobs: NonZeroUsize,
+) -> Result<u8> {
+    let outcome = do_runs(context, folders, runs, jobs)?;
     if outcome == Outcome::default() || !outcome.stopped.is_empty() {
         return Ok(ended(&outcome));
     }
-    write_report(&plan, folders, named)?;
+    write_report(plan, folders, named)?;
     Ok(ended(&outcome))
 }
 
