@@ -78,7 +78,8 @@ pub enum ExportFormat {
 enum Command {
     /// Do all runs of an experiment that are not done, then write its report
     #[command(
-        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a"
+        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a\n  \
+                      sharelora sweep smollm2-gsm8k --executor slurm --slurm-profile cluster.toml --jobs 8"
     )]
     Sweep {
         #[command(flatten)]
@@ -89,14 +90,17 @@ enum Command {
         /// Only runs whose label contains this text or matches this regular expression
         #[arg(long, value_name = "REGEX")]
         only: Option<String>,
+        #[command(flatten)]
+        slurm: commands::SlurmArgs,
     },
-    /// Do one run of an experiment
+    /// Do one run of an experiment, or several in the order given
     #[command(after_help = "Example:\n  sharelora run quickstart share_a-seed0")]
     Run {
         #[command(flatten)]
         named: Named,
         /// Label of the run, as `plan` shows it
-        label: String,
+        #[arg(required = true, value_name = "LABEL")]
+        labels: Vec<String>,
     },
     /// Show the runs of an experiment, what is done, and what each will need
     #[command(after_help = "Example:\n  sharelora plan quickstart --json")]
@@ -247,16 +251,21 @@ fn dispatch(cli: Cli) -> Result<u8> {
             named,
             dry_run,
             only,
+            slurm,
         } => {
             let (context, folders) = project(common)?;
+            if slurm.executor == commands::Executor::Slurm {
+                let only = only.as_deref();
+                return commands::sweep_by_slurm(&context, &folders, &named, only, &slurm, dry_run);
+            }
             if dry_run {
                 return commands::plan(&context, &folders, &named, only.as_deref(), false);
             }
             commands::sweep(&context, &folders, &named, only.as_deref())
         }
-        Command::Run { named, label } => {
+        Command::Run { named, labels } => {
             let (context, folders) = project(common)?;
-            commands::run(&context, &folders, &named, &label)
+            commands::run(&context, &folders, &named, &labels)
         }
         Command::Plan { named, json } => {
             let (context, folders) = project(common)?;

@@ -15,6 +15,7 @@ use sharelora_hub::Source;
 use sharelora_tasks::{TaskOptions, task};
 
 use crate::batch::Fill;
+use crate::slurm::SlurmSpec;
 
 /// What can be wrong with an experiment: always the user's to mend, and found before any work begins.
 #[derive(Debug, thiserror::Error)]
@@ -461,6 +462,8 @@ struct Document {
     axes: Map<String, Value>,
     #[serde(default, rename = "override")]
     overrides: Vec<Value>,
+    #[serde(default)]
+    slurm: Value,
 }
 
 /// A sweep as its file and `--set` describe it.
@@ -541,6 +544,7 @@ impl Experiment {
         experiment.axes = experiment.read_axes(head.axes)?;
         // The file itself must hold, also where every run overrides a wrong value.
         experiment.sections(&experiment.document)?;
+        SlurmSpec::check(&experiment)?;
         Ok(experiment)
     }
 
@@ -726,7 +730,7 @@ pub fn did_you_mean<'a>(name: &str, choices: impl Iterator<Item = &'a str>) -> S
 }
 
 /// Reads one section, and turns what serde says of a wrong one into a message that names the key.
-fn read_section<T: DeserializeOwned>(
+pub(crate) fn read_section<T: DeserializeOwned>(
     file: &str,
     section: &str,
     value: &Value,
@@ -792,6 +796,7 @@ fn read_section<T: DeserializeOwned>(
         // serde speaks of Rust's types.
         error
             .replace("expected usize", "expected a whole number of at least 0")
+            .replace("expected u32", "expected a whole number of at least 0")
             .replace("expected f64", "expected a number")
             .replace("expected a boolean", "expected true or false")
     };
@@ -890,7 +895,7 @@ fn file_of(name: &str) -> String {
     format!("experiments/{name}.toml")
 }
 
-fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
+pub(crate) fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
     toml::from_str(text).map_err(|e| ExperimentError::Toml {
         file: file.into(),
         reason: e.to_string().trim_end().into(),
@@ -946,7 +951,7 @@ fn whole_document(
 }
 
 /// Tables key by key; overrides behind those that are there; everything else replaces what was there.
-fn lay_over(under: &mut Value, over: Value) {
+pub(crate) fn lay_over(under: &mut Value, over: Value) {
     let (Value::Object(under), Value::Object(over)) = (under, over) else {
         return;
     };

@@ -31,6 +31,7 @@ pub mod programs;
 pub mod progress;
 pub mod samples;
 pub mod schedule;
+pub mod slurm;
 pub mod store;
 pub mod sweep;
 pub mod train;

@@ -286,7 +286,11 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
     if records == 0 {
         let dir = store.experiment_dir(&experiment.name);
         let others = std::fs::read_dir(&dir).map_or(0, |entries| {
-            entries.flatten().filter(|e| e.path().is_dir()).count()
+            let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+            entries
+                .flatten()
+                .filter(|e| e.path().is_dir() && !hidden(&e.file_name()))
+                .count()
         });
         let hint = if others == 0 {
             String::new()

@@ -6,6 +6,7 @@ mod fetch;
 mod parity;
 mod plan;
 mod score;
+mod slurm;
 mod sweep;
 
 use std::io::Write;
@@ -18,6 +19,7 @@ pub use fetch::{Wanted, fetch, fetch_all, wanted};
 pub use parity::parity;
 pub use plan::{params, plan};
 pub use score::{score, score_completions, score_texts};
+pub use slurm::{Executor, SlurmArgs, sweep_by_slurm};
 pub use sweep::{report, run, sweep};
 
 use crate::cli::Named;
