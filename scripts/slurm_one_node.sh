@@ -22,11 +22,11 @@ fail() {
     exit 1
 }
 
-# The process of a pid file, where it lives and is that program.
+# The process of a pid file, where it lives and is that program. One that is dead and not yet reaped has no `exe`.
 process() {
     local pid
     pid=$(cat "$folder/$1.pid" 2>/dev/null) || return 1
-    [[ $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "$1" ]] && printf '%s\n' "$pid"
+    [[ $pid && $(readlink "/proc/$pid/exe" 2>/dev/null) == */"$1"* ]] && printf '%s\n' "$pid"
 }
 
 # eventually SECONDS COMMAND...: until the command succeeds.
@@ -121,6 +121,10 @@ start() {
         fail "slurmctld does not start: $(tail -3 "$folder/slurmctld.out" "$folder/slurmctld.log" 2>/dev/null)"
     process slurmd >/dev/null || slurmd -f "$SLURM_CONF" -N "$host" </dev/null >"$folder/slurmd.out" 2>&1 ||
         fail "slurmd does not start: $(tail -3 "$folder/slurmd.out" "$folder/slurmd.log" 2>/dev/null)"
+    # A daemon writes its number a moment after it is started.
+    for program in slurmctld slurmd; do
+        eventually 10 process "$program" || fail "$program ends at once: $(tail -3 "$folder/$program.log")"
+    done
     if ! eventually 15 answers; then
         # A node that was lost is not always taken back by itself.
         scontrol update "nodename=$host" state=resume >/dev/null 2>&1 || true
@@ -139,7 +143,7 @@ stop() {
     for program in slurmd slurmctld munged; do
         pid=$(process "$program") || continue
         kill "$pid" 2>/dev/null || true
-        eventually 10 eval "! kill -0 $pid" || kill -9 "$pid" 2>/dev/null || true
+        eventually 10 eval "! process $program" || kill -9 "$pid" 2>/dev/null || true
     done
     # The keepers of single jobs outlive slurmd; each has the folder's configuration in its environment.
     for pid in $(pgrep -x slurmstepd || true); do

@@ -258,6 +258,10 @@ fn dispatch(cli: Cli) -> Result<u8> {
                 let only = only.as_deref();
                 return commands::sweep_by_slurm(&context, &folders, &named, only, &slurm, dry_run);
             }
+            if slurm.no_wait || slurm.jobs.is_some() {
+                let text = "--no-wait and --jobs go with --executor slurm";
+                return Err(UsageError(text.into()).into());
+            }
             if dry_run {
                 return commands::plan(&context, &folders, &named, only.as_deref(), false);
             }

@@ -303,10 +303,15 @@ impl Cluster {
         assert!(status.success(), "slurm_one_node.sh {command}");
     }
 
-    /// `JOB_INDEX` of every task of this project in the queue.
-    fn tasks(&self) -> Vec<String> {
+    /// `JOB_INDEX` of every task of this project in the queue, the running ones alone where `running`.
+    fn tasks(&self, running: bool) -> Vec<String> {
+        let states = if running {
+            "--states=RUNNING"
+        } else {
+            "--states=PENDING,RUNNING"
+        };
         let listed = Command::new("squeue")
-            .args(["--noheader", "--array", "--format=%i|%Z"])
+            .args(["--noheader", "--array", states, "--format=%i|%Z"])
             .output()
             .unwrap();
         let root = self.project.root().display().to_string();
@@ -401,7 +406,7 @@ fn following_can_be_left() {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while cluster.tasks().is_empty() {
+    while cluster.tasks(false).is_empty() {
         assert!(begun.elapsed() < DEADLINE);
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -439,8 +444,8 @@ fn scancel_and_a_killed_node_change_no_bit() {
         let value = std::env::var(name).ok();
         value.map_or(default, |v| v.parse().unwrap())
     };
-    let runs = number("SHARELORA_SLURM_RUNS", 12);
-    let cancels = number("SHARELORA_SLURM_CANCELS", 6);
+    let runs = number("SHARELORA_SLURM_RUNS", 8);
+    let cancels = number("SHARELORA_SLURM_CANCELS", 5);
     let kills = number("SHARELORA_SLURM_KILLS", 2);
     let seeds: Vec<String> = (0..runs.div_ceil(4)).map(|seed| seed.to_string()).collect();
     let seeds = format!("axes.seed=[{}]", seeds.join(", "));
@@ -486,7 +491,8 @@ fn scancel_and_a_killed_node_change_no_bit() {
             }
             std::thread::sleep(Duration::from_millis(rng.random_range(100..600)));
             look();
-            let tasks = cluster.tasks();
+            // A task that has begun has more to lose.
+            let tasks = cluster.tasks(rng.random_bool(0.7));
             let Some(task) = tasks.choose(&mut rng) else {
                 continue;
             };
