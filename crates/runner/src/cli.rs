@@ -87,7 +87,8 @@ enum New {
 enum Command {
     /// Do all runs of an experiment that are not done, then write its report
     #[command(
-        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a"
+        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a\n  \
+                      sharelora sweep smollm2-gsm8k --executor slurm --slurm-profile cluster.toml --jobs 8"
     )]
     Sweep {
         #[command(flatten)]
@@ -98,9 +99,12 @@ enum Command {
         /// Only runs whose label contains this text or matches this regular expression
         #[arg(long, value_name = "REGEX")]
         only: Option<String>,
-        /// Runs at a time, each in a process of its own with its share of the cores
-        #[arg(long, value_name = "N", default_value = "1")]
-        jobs: NonZeroUsize,
+        /// Runs at a time, each in a process of its own with its share of the cores; with Slurm the most tasks at once [default: 1;
+        /// with Slurm as many as it lets run]
+        #[arg(long, value_name = "N")]
+        jobs: Option<NonZeroUsize>,
+        #[command(flatten)]
+        slurm: commands::SlurmArgs,
     },
     /// Do the runs that come as lines of JSON: what `sweep --jobs` starts
     #[command(
@@ -108,13 +112,14 @@ enum Command {
         after_help = "Example:\n  sharelora worker < requests.jsonl"
     )]
     Worker,
-    /// Do one run of an experiment
+    /// Do one run of an experiment, or several in the order given
     #[command(after_help = "Example:\n  sharelora run quickstart share_a-seed0")]
     Run {
         #[command(flatten)]
         named: Named,
         /// Label of the run, as `plan` shows it
-        label: String,
+        #[arg(required = true, value_name = "LABEL")]
+        labels: Vec<String>,
     },
     /// Show the runs of an experiment, what is done, and what each will cost: time, memory, disk
     #[command(after_help = "Example:\n  sharelora plan quickstart --jobs 2")]
@@ -314,10 +319,29 @@ fn dispatch(cli: Cli) -> Result<u8> {
             dry_run,
             only,
             jobs,
+            slurm,
         } => {
             let (context, folders) = project(common)?;
+            if slurm.executor == commands::Executor::Slurm {
+                let only = only.as_deref();
+                return commands::sweep_by_slurm(
+                    &context, &folders, &named, only, jobs, &slurm, dry_run,
+                );
+            }
+            if slurm.no_wait {
+                let text = "--no-wait goes with --executor slurm";
+                return Err(UsageError(text.into()).into());
+            }
+            let jobs = jobs.unwrap_or(NonZeroUsize::MIN);
             if dry_run {
-                return commands::plan(&context, &folders, &named, only.as_deref(), 1, false);
+                return commands::plan(
+                    &context,
+                    &folders,
+                    &named,
+                    only.as_deref(),
+                    jobs.get(),
+                    false,
+                );
             }
             commands::sweep(&context, &folders, &named, only.as_deref(), jobs)
         }
@@ -325,9 +349,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
             let (context, folders) = project(common)?;
             crate::worker::work(&context, &folders.store())
         }
-        Command::Run { named, label } => {
+        Command::Run { named, labels } => {
             let (context, folders) = project(common)?;
-            commands::run(&context, &folders, &named, &label)
+            commands::run(&context, &folders, &named, &labels)
         }
         Command::Plan { named, jobs, json } => {
             let (context, folders) = project(common)?;

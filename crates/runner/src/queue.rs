@@ -128,7 +128,11 @@ mod tests {
         let mut runs = planned(SMALL, &sets).unwrap().runs;
         for (run, from) in [(1, 0), (2, 1), (4, 3)] {
             let (folder, hash) = (runs[from].folder(), runs[from].hash());
-            runs[run].init_from = Some(Origin { folder, hash });
+            runs[run].init_from = Some(Origin {
+                folder,
+                hash,
+                optimizer: false,
+            });
         }
         runs
     }

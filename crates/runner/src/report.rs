@@ -6,10 +6,10 @@ use sharelora_report::bootstrap::resampled_scores;
 use sharelora_report::{Paths, ReportSpec};
 use sharelora_tasks::task;
 
-use crate::{Plan, held_out};
 use crate::plan::RESULT_VERSION;
 use crate::store::State;
 use crate::sweep::Folders;
+use crate::{Plan, held_out};
 
 /// A report and the table that it opens with.
 pub struct Written {
@@ -59,7 +59,9 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
     if records == 0 {
         let dir = store.experiment_dir(&experiment.name);
         let others = std::fs::read_dir(&dir).map_or(0, |entries| {
-            entries.flatten().filter(|e| e.path().is_dir()).count()
+            let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+            let folders = entries.flatten().filter(|e| e.path().is_dir());
+            folders.filter(|e| !hidden(&e.file_name())).count()
         });
         let hint = if others == 0 {
             String::new()
@@ -107,7 +109,8 @@ fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> 
                 samples.sort_by(|a, b| a.id.cmp(&b.id));
                 let loss = |chosen: &[usize]| held_out::loss(&samples, chosen);
                 let name = format!("{}/{}", spec.measured(), held_out::METRIC);
-                run.resampled.insert(name, resampled_scores(samples.len(), loss));
+                run.resampled
+                    .insert(name, resampled_scores(samples.len(), loss));
             }
             continue;
         }

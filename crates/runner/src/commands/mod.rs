@@ -9,6 +9,7 @@ mod parity;
 mod plan;
 mod retry;
 mod score;
+mod slurm;
 mod status;
 mod sweep;
 
@@ -25,6 +26,7 @@ pub use parity::parity;
 pub use plan::{params, plan, planned_table};
 pub use retry::{Again, retry};
 pub use score::{score, score_completions, score_texts};
+pub use slurm::{Executor, SlurmArgs, sweep_by_slurm};
 pub use status::{Shown, status};
 pub use sweep::{report, run, sweep};
 

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::{Context as _, Result};
 use sharelora_hub::Progress;
+use sharelora_report::Record;
 
 use crate::cli::Named;
 use crate::error::{FAILED, STOPPED, UsageError};
@@ -11,7 +12,7 @@ use crate::estimate::{bytes, estimate, weight_bytes};
 use crate::experiment::did_you_mean;
 use crate::store::State;
 use crate::sweep::{Folders, Outcome};
-use crate::{Context, Plan, ResolvedRun, host, interrupt, pool};
+use crate::{Context, Plan, ResolvedRun, Store, host, interrupt, pool};
 
 /// Does what is not done of an experiment and writes its report.
 ///
@@ -52,42 +53,53 @@ pub fn sweep_runs(
     Ok(ended(&outcome))
 }
 
-/// Does one run, by its whole label.
+/// Does runs in the order of their labels, each label whole.
 ///
 /// # Errors
 /// As [`sweep`], and a label that no run has.
-pub fn run(context: &Context, folders: &Folders, named: &Named, label: &str) -> Result<u8> {
+pub fn run(context: &Context, folders: &Folders, named: &Named, labels: &[String]) -> Result<u8> {
     let plan = super::load(context, named)?;
-    let labels: Vec<String> = plan.runs.iter().map(ResolvedRun::label).collect();
-    let Some(run) = plan.runs.iter().find(|r| r.label() == label) else {
-        let near = did_you_mean(label, labels.iter().map(String::as_str));
-        return Err(UsageError(format!(
-            "{}: no run `{label}`{near}: choices: {}",
-            plan.experiment.file,
-            labels.join(", ")
-        ))
-        .into());
-    };
-    let outcome = do_runs(context, folders, &[run], NonZeroUsize::MIN)?;
-    let store = folders.store();
-    if let State::Done(record) = store.state(run) {
-        super::print(&format!("{}: {}", record.run, record.status.name()))?;
-        for (name, metric) in &record.metrics {
-            let error = metric
-                .stderr
-                .map(|e| format!(" ± {e:.4}"))
-                .unwrap_or_default();
-            super::print(&format!(
-                "  {name} {:.4}{error} (n = {})",
-                metric.value, metric.n
-            ))?;
-        }
-        if let Some(loss) = record.held_out_loss {
-            super::print(&format!("  held-out loss {loss:.4}"))?;
-        }
+    let known: Vec<String> = plan.runs.iter().map(ResolvedRun::label).collect();
+    let mut runs = Vec::new();
+    for label in labels {
+        let Some(i) = known.iter().position(|k| k == label) else {
+            let near = did_you_mean(label, known.iter().map(String::as_str));
+            return Err(UsageError(format!(
+                "{}: no run `{label}`{near}: choices: {}",
+                plan.experiment.file,
+                known.join(", ")
+            ))
+            .into());
+        };
+        runs.push(&plan.runs[i]);
     }
-    super::print(&store.run_dir(run).display().to_string())?;
+    let outcome = do_runs(context, folders, &runs, NonZeroUsize::MIN)?;
+    let store = folders.store();
+    for run in runs {
+        if let State::Done(record) = store.state(run) {
+            tell_record(&record)?;
+        }
+        super::print(&store.run_dir(run).display().to_string())?;
+    }
     Ok(ended(&outcome))
+}
+
+fn tell_record(record: &Record) -> Result<()> {
+    super::print(&format!("{}: {}", record.run, record.status.name()))?;
+    for (name, metric) in &record.metrics {
+        let error = metric
+            .stderr
+            .map(|e| format!(" ± {e:.4}"))
+            .unwrap_or_default();
+        super::print(&format!(
+            "  {name} {:.4}{error} (n = {})",
+            metric.value, metric.n
+        ))?;
+    }
+    if let Some(loss) = record.held_out_loss {
+        super::print(&format!("  held-out loss {loss:.4}"))?;
+    }
+    Ok(())
 }
 
 /// Writes the report of an experiment from what is stored.
@@ -138,24 +150,7 @@ fn do_runs(
     jobs: NonZeroUsize,
 ) -> Result<Outcome> {
     let store = folders.store();
-    let others = store.folders();
-    let to_do: Vec<&ResolvedRun> = runs
-        .iter()
-        .copied()
-        .filter(|run| !matches!(store.state(run), State::Done(_)))
-        .filter(|run| store.done_elsewhere(run, &others).is_none())
-        .collect();
-    // Everything that is missing, or an adapter that does not fit, is missed before the first step, not after hours of it.
-    super::fetch_all(context, &to_do)?;
-    let mut needs = Vec::new();
-    for run in &to_do {
-        let config = crate::base::config(&run.model, &context.hub, Progress::Quiet)?;
-        let weights = weight_bytes(&run.model, &context.hub);
-        let estimate =
-            estimate(run, &config, weights).with_context(|| format!("run {}", run.label()))?;
-        needs.push(estimate.memory.total());
-    }
-    let needs = at_once(needs, jobs.get());
+    let needs = at_once(prepare(context, &store, runs)?, jobs.get());
     let free = host::meminfo("MemAvailable");
     if jobs.get() > 1 && free > 0 && needs > free {
         eprintln!(
@@ -171,13 +166,35 @@ fn do_runs(
     }
 }
 
+/// Everything that is missing, or an adapter that does not fit, is missed before the first step, not after hours of it. Gives the memory that
+/// each run to do may need.
+pub(super) fn prepare(context: &Context, store: &Store, runs: &[&ResolvedRun]) -> Result<Vec<u64>> {
+    let others = store.folders();
+    let to_do: Vec<&ResolvedRun> = runs
+        .iter()
+        .copied()
+        .filter(|run| !matches!(store.state(run), State::Done(_)))
+        .filter(|run| store.done_elsewhere(run, &others).is_none())
+        .collect();
+    super::fetch_all(context, &to_do)?;
+    let mut needs = Vec::new();
+    for run in &to_do {
+        let config = crate::base::config(&run.model, &context.hub, Progress::Quiet)?;
+        let weights = weight_bytes(&run.model, &context.hub);
+        let estimate =
+            estimate(run, &config, weights).with_context(|| format!("run {}", run.label()))?;
+        needs.push(estimate.memory.total());
+    }
+    Ok(needs)
+}
+
 /// The most that so many runs need together.
 fn at_once(mut needs: Vec<u64>, jobs: usize) -> u64 {
     needs.sort_unstable_by_key(|need| std::cmp::Reverse(*need));
     needs.iter().take(jobs).sum()
 }
 
-fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
+pub(super) fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
     let mut command = format!("sharelora sweep {}", named.name);
     for set in &named.sets {
         command.push_str(&format!(" --set '{}'", set.replace('\'', r"'\''")));
@@ -193,7 +210,7 @@ fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
 }
 
 /// Tells what needs attention, and gives the exit code.
-fn ended(outcome: &Outcome) -> u8 {
+pub(super) fn ended(outcome: &Outcome) -> u8 {
     let tell = |what: &str, labels: &[String]| {
         if !labels.is_empty() {
             eprintln!("{what}: {}", labels.join(", "));

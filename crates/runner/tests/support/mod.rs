@@ -212,11 +212,15 @@ pub fn output(command: &mut Command) -> Output {
 pub fn run_dirs(experiment: &Path) -> BTreeMap<String, PathBuf> {
     std::fs::read_dir(experiment)
         .unwrap()
-        .map(|entry| {
+        .filter_map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            // What belongs to the sweep and to no run is hidden.
+            if name.starts_with('.') {
+                return None;
+            }
             let (label, _hash) = name.rsplit_once('-').unwrap();
-            (label.to_owned(), path)
+            Some((label.to_owned(), path))
         })
         .collect()
 }
