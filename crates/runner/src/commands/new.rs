@@ -204,6 +204,7 @@ seed = [0, 1]
 # name = "first"
 # [[stage]]
 # name = "second"
+# learning_rate = 1e-4            # or any other key of [train], its task above all
 # carry = "adapter"               # or "adapter_and_optimizer", "nothing"
 # [sequence]
 # orders = "all"                  # or "given", or a list of orders
@@ -279,6 +280,7 @@ mod tests {
             "[[stage]]",
             "name = \"first\"",
             "name = \"second\"",
+            "learning_rate = 1e-4",
             "carry =",
             "[sequence]",
             "orders =",
