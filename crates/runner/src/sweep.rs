@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -270,8 +271,16 @@ fn versions(run: &ResolvedRun) -> BTreeMap<String, String> {
     versions
 }
 
-/// The commit of the project's folder, where that is a git checkout and git is here.
+/// The commit of the project's folder, where that is a git checkout and git is here. Looked up once: this process is the program
+/// as it was then, and starting git costs more than all else around a run.
 fn git_commit(root: &Path) -> Option<String> {
+    static FOUND: Mutex<BTreeMap<PathBuf, Option<String>>> = Mutex::new(BTreeMap::new());
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let commit = found.entry(root.to_owned());
+    commit.or_insert_with(|| look_up_commit(root)).clone()
+}
+
+fn look_up_commit(root: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = std::process::Command::new("git")
             .arg("-C")
