@@ -178,6 +178,7 @@ method = [
 ]
 # More methods to put into the list:
 #   "base", "full", "share_a_qkv",
+#   "lora_fa", "share_a_frozen", "vera", "rslora", "dora",
 #   {{ name = "share_b_groups2", a = "per_layer", b = {{ groups = 2 }} }},
 {projections_axis}
 # Initial values and the order of the data; three or more say how much a difference may be noise.
@@ -188,6 +189,7 @@ seed = [0, 1]
 # "adapter.alpha" = [8, 16, 32]
 # "adapter.dropout" = [0.0, 0.05]
 # "adapter.scaling" = ["standard", "rslora"]
+# "adapter.init" = ["kaiming", "gaussian", "orthogonal"]   # or "pissa", where both matrices are per layer
 # "adapter.targets" = [["all_linear"], {some}]
 # "train.learning_rate" = [1e-4, 5e-4, 2e-3]
 # "train.b_learning_rate_ratio" = [1, 16]   # LoRA+: the learning rate of every B over that of A
@@ -267,13 +269,13 @@ mod tests {
             .lines()
             .filter_map(|l| l.strip_prefix("#   "))
             .collect();
-        assert_eq!(more.len(), 3);
+        assert_eq!(more.len(), 4);
         let with = text.replace(
             "method = [\n",
             &format!("method = [\n{}\n", more.join("\n")),
         );
         // The untouched base has one run whatever the seeds.
-        assert_eq!(planned(&with, &[]).unwrap().runs.len(), plain + 5 * 2 - 1);
+        assert_eq!(planned(&with, &[]).unwrap().runs.len(), plain + 10 * 2 - 1);
         // Each order has its two stages, in their place: four runs where there was one.
         let mut sequence = text.clone();
         for line in [
