@@ -79,6 +79,7 @@ fn panel(metric: &str, comparison: &Comparison) -> Panel {
             heights.extend(bar.into_iter().flat_map(|(low, high)| [low, high]));
             marks.push(Mark {
                 at: (row.trainable_parameters as f64, height),
+                aside: 0.0,
                 colour,
                 marker,
                 bar,
@@ -110,12 +111,13 @@ fn panel(metric: &str, comparison: &Comparison) -> Panel {
 /// Moves markers that would cover each other apart sideways, by a fortieth of the axis; methods often
 /// train exactly as many parameters as another.
 fn move_apart(marks: &mut [Mark], x_range: (f64, f64)) {
-    let step = (x_range.1 / x_range.0).powf(1.0 / 40.0);
+    const STEP: f64 = 1.0 / 40.0;
+    let near = (x_range.1 / x_range.0).powf(STEP / 2.0);
     marks.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
-    for group in marks.chunk_by_mut(|a, b| b.at.0 < a.at.0 * step.sqrt()) {
+    for group in marks.chunk_by_mut(|a, b| b.at.0 < a.at.0 * near) {
         let middle = (group.len() - 1) as f64 / 2.0;
         for (index, mark) in group.iter_mut().enumerate() {
-            mark.at.0 *= step.powf(index as f64 - middle);
+            mark.aside = STEP * (index as f64 - middle);
         }
     }
 }

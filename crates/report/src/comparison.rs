@@ -44,8 +44,8 @@ pub struct Verdict {
     pub pairs: Vec<(usize, usize)>,
     /// Whether every pair could be judged; without an interval none can.
     pub judged: bool,
-    /// Number of rows with a value.
-    pub rows: usize,
+    /// The rows with a value, best first.
+    pub ranked: Vec<usize>,
 }
 
 /// An experiment's results, row by row, and the table made of them.
@@ -113,7 +113,7 @@ fn divides_metrics(axis: &str, runs: &[Run]) -> bool {
 }
 
 /// A metric of a table: its key has the form `task/metric`.
-fn is_headline(key: &str) -> bool {
+pub(crate) fn is_headline(key: &str) -> bool {
     key.matches('/').count() == 1
 }
 
@@ -163,7 +163,7 @@ pub fn judge(estimates: &[Option<&Estimate>], pairs: &Pairs, lower_is_better: bo
     });
     let mut verdict = Verdict {
         judged: true,
-        rows: ranked.len(),
+        ranked: ranked.iter().map(|(row, _)| *row).collect(),
         ..Verdict::default()
     };
     for (place, &(better, _)) in ranked.iter().enumerate() {
@@ -247,8 +247,7 @@ pub fn compare(title: &str, runs: &[Run]) -> Comparison {
     comparison
 }
 
-/// For each row the one it is compared with: LoRA, or where there is none the first trained method, with the same other axes;
-/// the only such row where none has them.
+/// [`Comparison::references`].
 fn references(rows: &[Row]) -> Vec<Option<usize>> {
     let trained = || rows.iter().filter(|row| row.trainable_parameters > 0);
     let method = trained()
@@ -306,10 +305,24 @@ fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
 }
 
 impl Comparison {
+    fn losses(&self) -> Vec<Option<&Estimate>> {
+        self.rows.iter().map(|r| r.held_out_loss.as_ref()).collect()
+    }
+
+    /// The differences between rows in held-out loss.
+    pub fn loss_pairs(&self) -> Pairs {
+        Pairs::unpaired(&self.losses())
+    }
+
     /// What the intervals say about the held-out loss.
     pub fn judge_loss(&self) -> Verdict {
-        let losses: Vec<_> = self.rows.iter().map(|r| r.held_out_loss.as_ref()).collect();
-        judge(&losses, &Pairs::unpaired(&losses), true)
+        judge(&self.losses(), &self.loss_pairs(), true)
+    }
+
+    /// For each row the one it is compared with: LoRA, or where there is none the first trained method, with the same other
+    /// axes; the only such row where none has them.
+    pub fn references(&self) -> Vec<Option<usize>> {
+        references(&self.rows)
     }
 
     /// What the intervals say about a headline metric.
@@ -448,11 +461,11 @@ impl Comparison {
         let loss = self.judge_loss();
         embolden(loss_column, loss.best);
         let mut notes = Vec::new();
-        if loss.rows > 1 && !loss.judged {
+        if loss.ranked.len() > 1 && !loss.judged {
             notes.push(format!(
                 "{LOSS}: a setting with one seed has no interval, so differences cannot be told from the seed's noise."
             ));
-        } else if loss.rows > 1 && loss.pairs.is_empty() {
+        } else if loss.ranked.len() > 1 && loss.pairs.is_empty() {
             notes.push(format!("{LOSS}: {NO_DIFFERENCE}."));
         }
         let mut column = loss_column;
@@ -461,7 +474,7 @@ impl Comparison {
             column += 1;
             embolden(column, verdict.best);
             column += usize::from(self.reference(metric).is_some());
-            if verdict.rows < 2 || !verdict.judged {
+            if verdict.ranked.len() < 2 || !verdict.judged {
                 continue;
             }
             if verdict.pairs.is_empty() {

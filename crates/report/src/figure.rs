@@ -34,8 +34,10 @@ const SMALL: i32 = 14;
 /// Both backends set a line of digits a little above the middle they are asked for; in pixels.
 const DROP: i32 = 3;
 
-const INK: RGBColor = RGBColor(40, 40, 40);
-const GRID: RGBColor = RGBColor(226, 226, 226);
+/// Colour of texts and frames.
+pub const INK: RGBColor = RGBColor(40, 40, 40);
+/// Colour of the lines behind the data.
+pub const GRID: RGBColor = RGBColor(226, 226, 226);
 
 /// A line through points in data coordinates.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +59,8 @@ pub struct Line {
 pub struct Mark {
     /// Place.
     pub at: (f64, f64),
+    /// How far to the right of it the marker is drawn, as a share of the axis, where it would cover another.
+    pub aside: f64,
     /// Colour.
     pub colour: RGBColor,
     /// Shape.
@@ -334,24 +338,65 @@ pub fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, figure: &Figure) ->
     area.present()
 }
 
+/// Where the values of a panel stand in its drawing, in pixels.
+#[derive(Debug, Clone, Copy)]
+pub struct Axes<'a> {
+    panel: &'a Panel,
+    left: i32,
+    right: i32,
+    top: i32,
+    bottom: i32,
+}
+
+impl<'a> Axes<'a> {
+    /// Those of a panel whose upper left corner is at `corner`, in points.
+    fn new(panel: &'a Panel, corner: (i32, i32)) -> Self {
+        Self {
+            panel,
+            left: (corner.0 + MARGIN.0) * SCALE,
+            right: (corner.0 + PANEL.0 - MARGIN.1) * SCALE,
+            top: (corner.1 + MARGIN.2) * SCALE,
+            bottom: (corner.1 + PANEL.1 - MARGIN.3) * SCALE,
+        }
+    }
+
+    fn along(value: f64, range: (f64, f64)) -> f64 {
+        (value - range.0) / (range.1 - range.0)
+    }
+
+    /// Of a value along the bottom, `aside` of the axis to the right of it.
+    pub fn x(&self, x: f64, aside: f64) -> i32 {
+        let (low, high) = self.panel.x_range;
+        let along = match self.panel.x_scale {
+            Scale::Linear => Self::along(x, (low, high)),
+            Scale::Log => Self::along(x.log10(), (low.log10(), high.log10())),
+        };
+        let share = (along + aside).clamp(0.0, 1.0);
+        self.left + (share * f64::from(self.right - self.left)).round() as i32
+    }
+
+    /// Of a value along the side.
+    pub fn y(&self, y: f64) -> i32 {
+        let share = Self::along(y, self.panel.y_range).clamp(0.0, 1.0);
+        self.bottom - (share * f64::from(self.bottom - self.top)).round() as i32
+    }
+}
+
 fn draw_panel<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     panel: &Panel,
     corner: (i32, i32),
 ) -> Drawn<B> {
-    let left = (corner.0 + MARGIN.0) * SCALE;
-    let right = (corner.0 + PANEL.0 - MARGIN.1) * SCALE;
-    let top = (corner.1 + MARGIN.2) * SCALE;
-    let bottom = (corner.1 + PANEL.1 - MARGIN.3) * SCALE;
-    let scaled = |x: f64| match panel.x_scale {
-        Scale::Linear => x,
-        Scale::Log => x.log10(),
-    };
-    let along =
-        |value: f64, range: (f64, f64)| ((value - range.0) / (range.1 - range.0)).clamp(0.0, 1.0);
-    let x_range = (scaled(panel.x_range.0), scaled(panel.x_range.1));
-    let x_at = |x: f64| left + (along(scaled(x), x_range) * f64::from(right - left)).round() as i32;
-    let y_at = |y: f64| bottom - (along(y, panel.y_range) * f64::from(bottom - top)).round() as i32;
+    let axes = Axes::new(panel, corner);
+    let Axes {
+        left,
+        right,
+        top,
+        bottom,
+        ..
+    } = axes;
+    let x_at = |x| axes.x(x, 0.0);
+    let y_at = |y| axes.y(y);
 
     let anchored = |points, h_pos, v_pos| text_style(points).pos(Pos::new(h_pos, v_pos));
     let (x_ticks, x_decimals) = match panel.x_scale {
@@ -412,7 +457,7 @@ fn draw_panel<B: DrawingBackend>(
         if !(mark.at.0.is_finite() && mark.at.1.is_finite()) {
             continue;
         }
-        let (x, y) = (x_at(mark.at.0), y_at(mark.at.1));
+        let (x, y) = (axes.x(mark.at.0, mark.aside), y_at(mark.at.1));
         if let Some((low, high)) = mark.bar {
             let (low, high) = (y_at(low), y_at(high));
             let cap = 5 * SCALE;
@@ -515,6 +560,42 @@ fn draw_marker<B: DrawingBackend>(
         Marker::Cross => stroke([(-r, -r), (r, r)]).and_then(|()| stroke([(-r, r), (r, -r)])),
         Marker::Plus => stroke([(-r, 0), (r, 0)]).and_then(|()| stroke([(0, -r), (0, r)])),
     }
+}
+
+/// The elements of an SVG of `size` that `draw` draws, without the `svg` around them.
+fn elements(
+    size: (u32, u32),
+    draw: impl FnOnce(&DrawingArea<SVGBackend, Shift>) -> Drawn<SVGBackend<'static>>,
+) -> std::result::Result<String, String> {
+    font()?;
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        draw(&area).map_err(|cause| cause.to_string())?;
+        area.present().map_err(|cause| cause.to_string())?;
+    }
+    let inner = text.split_once('\n').map_or("", |(_, inner)| inner);
+    Ok(inner.trim_end().trim_end_matches("</svg>").to_owned())
+}
+
+/// Width and height of a panel alone, in pixels.
+pub const PANEL_SIZE: (u32, u32) = ((PANEL.0 * SCALE) as u32, (PANEL.1 * SCALE) as u32);
+
+/// The elements of an SVG of [`PANEL_SIZE`] with one panel, on no ground, and the places of its values.
+pub fn panel_elements(panel: &Panel) -> std::result::Result<(String, Axes<'_>), String> {
+    let drawn = elements(PANEL_SIZE, |area| draw_panel(area, panel, (0, 0)))?;
+    Ok((drawn, Axes::new(panel, (0, 0))))
+}
+
+/// Width and height of a marker alone, in pixels.
+pub const MARKER_SIZE: u32 = 24;
+
+/// The elements of an SVG of [`MARKER_SIZE`] squared with one marker.
+pub fn marker_elements(marker: Marker, colour: RGBColor) -> std::result::Result<String, String> {
+    let middle = MARKER_SIZE as i32 / 2;
+    elements((MARKER_SIZE, MARKER_SIZE), |area| {
+        draw_marker(area, (middle, middle), marker, colour)
+    })
 }
 
 /// Writes `figure` as SVG, atomically.

@@ -1,4 +1,4 @@
-//! Tables, statistics, figures and a Markdown report, from stored results alone.
+//! Tables, statistics, figures, and a report as Markdown and as a page, from stored results alone.
 //!
 //! Everything here reads `results/EXPERIMENT/RUN/{record.json,steps.jsonl,samples-*}` and nothing else: no model,
 //! no tensor library, no clock. The same results give the same report, byte for byte.
@@ -7,6 +7,7 @@ pub mod accuracy;
 pub mod bootstrap;
 pub mod collect;
 pub mod comparison;
+pub mod continual;
 pub mod csv;
 pub mod difference;
 pub mod error;
@@ -17,10 +18,12 @@ pub mod lm_eval;
 pub mod loss_curves;
 pub mod markdown;
 pub mod number;
+pub mod page;
 pub mod pairs;
 pub mod record;
 pub mod report;
 pub mod samples;
+pub mod section;
 pub mod spectrum;
 pub mod spectrum_figure;
 pub mod spectrum_table;
@@ -28,6 +31,7 @@ pub mod statistics;
 pub mod style;
 pub mod table;
 pub mod terminal;
+pub mod transfer;
 
 pub use comparison::{Comparison, compare};
 pub use difference::{Difference, differs};
@@ -38,4 +42,5 @@ pub use record::{
 };
 pub use report::{Paths, ReportSpec, write_report, write_report_of};
 pub use samples::{Grades, Sample, read_run_grades, read_samples};
+pub use section::{Block, Picture, Section, Span, Text};
 pub use table::{Align, Cell, Column, Format, Table};

@@ -6,8 +6,14 @@ use crate::figure::{Entry, Figure, Line, Mark, Panel, Scale, range};
 use crate::record::{Run, Status, Step, natural};
 use crate::style;
 
-/// Points of a raw curve; more would only make the file larger.
+/// Points of a curve; more would only make the file larger.
 const MOST_POINTS: usize = 600;
+/// Points of all curves of a figure, so that many runs do not make it too large to be shown.
+const MOST_POINTS_IN_ALL: usize = 60_000;
+/// Markers of a panel, for the same reason; every curve has two.
+const MOST_MARKERS: usize = 6_000;
+/// Settings with a row of panels; nobody compares more by eye.
+pub const MOST_SETTINGS: usize = 8;
 
 /// Mean of the last `window` values at every place; a value that is not finite breaks the curve.
 pub fn trailing_mean(values: &[f64], window: usize) -> Vec<f64> {
@@ -27,7 +33,7 @@ pub fn smoothing_window(steps: usize) -> usize {
 }
 
 /// The curves of all runs that have steps; one row of panels for every value of the other axes. `None`
-/// when no run has any.
+/// when no run has any. Of more than [`MOST_SETTINGS`] values the first are drawn.
 pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
     let runs: Vec<&Run> = runs.iter().filter(|run| !run.steps.is_empty()).collect();
     let axes = varying_axes(runs.iter().map(|run| &run.record));
@@ -43,6 +49,15 @@ pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
         }
     }
     settings.sort_by_cached_key(|values| values.iter().map(|v| natural(v)).collect::<Vec<_>>());
+    let mut title = title.to_owned();
+    if settings.len() > MOST_SETTINGS {
+        title += &format!(
+            " (the first {MOST_SETTINGS} of {} settings)",
+            settings.len()
+        );
+        settings.truncate(MOST_SETTINGS);
+    }
+    let most_points = (MOST_POINTS_IN_ALL / runs.len().max(1)).clamp(20, MOST_POINTS);
     let legend = methods
         .iter()
         .map(|method| {
@@ -77,11 +92,11 @@ pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
         // The label of a method without a name is ", rank 8".
         let setting = label("", &axes, values).replacen(", ", "", 1);
         let right = evaluations.map(|kind| kind.panel(&of_setting, &setting, unit));
-        std::iter::once(training(&of_setting, &setting, unit)).chain(right)
+        std::iter::once(training(&of_setting, &setting, unit, most_points)).chain(right)
     });
     let panels: Vec<Panel> = panels.collect();
-    (!panels.is_empty()).then(|| Figure {
-        title: title.to_owned(),
+    (!panels.is_empty()).then_some(Figure {
+        title,
         panels,
         columns: 2,
         legend,
@@ -113,7 +128,7 @@ fn steps_range(runs: &[&Run]) -> (f64, f64) {
     (-0.02 * last, 1.02 * last)
 }
 
-fn training(runs: &[&Run], setting: &str, unit: &str) -> Panel {
+fn training(runs: &[&Run], setting: &str, unit: &str, most_points: usize) -> Panel {
     let mut panel = panel("Training", setting, unit);
     panel.x_range = steps_range(runs);
     let (mut raw_lines, mut smooth_lines) = (Vec::new(), Vec::new());
@@ -123,7 +138,7 @@ fn training(runs: &[&Run], setting: &str, unit: &str) -> Panel {
         let steps: Vec<&Step> = run.steps.iter().filter(|step| step.step > 0).collect();
         let losses: Vec<f64> = steps.iter().map(|s| s.loss.unwrap_or(f64::NAN)).collect();
         let smooth = trailing_mean(&losses, smoothing_window(losses.len()));
-        let stride = losses.len().div_ceil(MOST_POINTS).max(1);
+        let stride = losses.len().div_ceil(most_points).max(1);
         let line = |values: &[f64], opacity, width| Line {
             points: steps
                 .iter()
@@ -185,12 +200,17 @@ impl Evaluations {
             {
                 points.insert(0, (0.0, before));
             }
-            panel.marks.extend(points.iter().map(|&at| Mark {
-                at,
-                colour,
-                marker,
-                bar: None,
-            }));
+            let most = (MOST_MARKERS / runs.len().max(1)).max(2);
+            let stride = points.len().div_ceil(most).max(1);
+            panel
+                .marks
+                .extend(points.iter().step_by(stride).map(|&at| Mark {
+                    at,
+                    aside: 0.0,
+                    colour,
+                    marker,
+                    bar: None,
+                }));
             panel.lines.push(Line {
                 points,
                 colour,
@@ -199,7 +219,8 @@ impl Evaluations {
                 dashed: false,
             });
         }
-        panel.y_range = range(panel.marks.iter().map(|mark| mark.at.1));
+        let values = panel.lines.iter().flat_map(|line| &line.points);
+        panel.y_range = range(values.map(|point| point.1));
         panel
     }
 }

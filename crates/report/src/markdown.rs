@@ -1,5 +1,6 @@
-//! A table as a Markdown pipe table.
+//! Sections and tables as Markdown, tables as pipe tables.
 
+use crate::section::{Block, Section, Span, Text};
 use crate::table::{Align, Cell, Table};
 
 /// Characters that Markdown, or the HTML in it, would read as markup.
@@ -21,6 +22,50 @@ pub fn escape(text: &str) -> String {
         escaped.push(character);
     }
     escaped
+}
+
+/// `text` as inline code, whatever backticks it has.
+fn code(text: &str) -> String {
+    let text = text.replace(['\n', '\r'], " ");
+    if text.contains('`') {
+        format!("`` {text} ``")
+    } else {
+        format!("`{text}`")
+    }
+}
+
+fn span(span: &Span) -> String {
+    match span {
+        Span::Plain(words) => escape(words),
+        Span::Code(words) => code(words),
+        Span::File(name) => format!("[{name}]({name})"),
+    }
+}
+
+/// A paragraph's words, on one line.
+pub fn text(text: &Text) -> String {
+    text.0.iter().map(span).collect()
+}
+
+/// A section, with an empty line at its end.
+pub fn section(section: &Section) -> String {
+    let block = |block: &Block| match block {
+        Block::Text(words) => text(words) + "\n",
+        Block::List(items) => {
+            let items = items.iter().map(|item| format!("- {}\n", text(item)));
+            items.collect()
+        }
+        Block::Table(table) => render(table),
+        Block::Figure(picture) => format!(
+            "![{}]({}.svg)\n\n{}\n",
+            escape(&picture.alt),
+            picture.name,
+            text(&picture.caption)
+        ),
+        Block::Commands(lines) => format!("```sh\n{}\n```\n", lines.trim()),
+    };
+    let blocks = section.blocks.iter().map(|part| block(part) + "\n");
+    format!("## {}\n\n", escape(&section.title)) + &blocks.collect::<String>()
 }
 
 fn cell(cell: &Cell) -> String {

@@ -31,3 +31,14 @@ pub fn percent(proportion: f64) -> String {
 pub fn mebibytes(bytes: u64) -> f64 {
     (bytes as f64 / f64::from(1 << 20)).round()
 }
+
+/// A difference: `+0.120`, `−0.120`, or without a sign where it rounds to 0; `-` when it is not finite.
+pub fn signed(number: f64, decimals: usize) -> String {
+    let text = fixed(number.abs(), decimals);
+    let is_zero = !text.contains(|c: char| ('1'..='9').contains(&c));
+    match number {
+        _ if is_zero => text,
+        n if n > 0.0 => format!("+{text}"),
+        _ => format!("−{text}"),
+    }
+}

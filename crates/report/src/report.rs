@@ -1,4 +1,4 @@
-//! The report of an experiment: `report.md` and everything it shows.
+//! The report of an experiment: `report.md`, the page `report.html`, and everything they show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,15 +9,16 @@ use crate::accuracy::accuracy_by_parameters;
 use crate::comparison::{Comparison, NO_DIFFERENCE, Verdict, compare};
 use crate::difference::{Test, differs};
 use crate::error::{Error, Result};
-use crate::figure::{write_png, write_svg};
+use crate::figure::{Figure, write_png, write_svg};
 use crate::loss_curves::loss_curves;
-use crate::markdown::escape;
 use crate::number::{fixed, thousands};
+use crate::page::{self, Page};
 use crate::pairs::{self, Pairs};
 use crate::record::{Record, Run, read_experiment, unfinished_runs};
+use crate::section::{Block, Picture, Section, Text};
 use crate::statistics::Estimate;
 use crate::table::{Cell, Column, Format, Table};
-use crate::{collect, file};
+use crate::{collect, continual, file, markdown, transfer};
 
 /// What the results do not say themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,25 +29,25 @@ pub struct ReportSpec {
     pub description: String,
     /// What a reader must know before the numbers; plain text.
     pub caveat: Option<String>,
-    /// The command that makes the results and this report again.
+    /// The command that makes the results and this report again; with `--only` behind it, one run.
     pub command: String,
 }
 
-/// The files of a report. A figure without data is not written.
+/// The files of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// `report.md`.
     pub report: PathBuf,
+    /// `report.html`.
+    pub page: PathBuf,
     /// `table.csv`.
     pub table_csv: PathBuf,
     /// `table.tex`.
     pub table_tex: PathBuf,
     /// `records.parquet`.
     pub records: PathBuf,
-    /// `loss.svg` and `loss.png`.
-    pub loss: Option<(PathBuf, PathBuf)>,
-    /// `accuracy.svg` and `accuracy.png`.
-    pub accuracy: Option<(PathBuf, PathBuf)>,
+    /// The figures as SVG and as PNG; one without data is not written.
+    pub figures: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Writes the report of `results_dir` (`results/EXPERIMENT`) into `out_dir` (`reports/EXPERIMENT`). The
@@ -75,117 +76,154 @@ pub fn write_report_of(
     })?;
     let records: Vec<&Record> = runs.iter().map(|run| &run.record).collect();
 
-    let draw = |name: &str, figure| {
-        let Some(figure) = figure else {
-            return Ok(None);
-        };
-        let svg = out_dir.join(format!("{name}.svg"));
-        let png = out_dir.join(format!("{name}.png"));
-        write_svg(&svg, &figure)?;
-        write_png(&png, &figure)?;
-        Ok(Some((svg, png)))
-    };
-    let paths = Paths {
+    let sections = sections(runs, &unfinished, &comparison, spec);
+    let mut paths = Paths {
         report: out_dir.join("report.md"),
+        page: out_dir.join("report.html"),
         table_csv: out_dir.join("table.csv"),
         table_tex: out_dir.join("table.tex"),
         records: out_dir.join("records.parquet"),
-        loss: draw("loss", loss_curves(&format!("{}: loss", spec.title), runs))?,
-        accuracy: draw(
-            "accuracy",
-            accuracy_by_parameters(&format!("{}: score against size", spec.title), &comparison),
-        )?,
+        figures: Vec::new(),
     };
+    for block in sections.iter().flat_map(|section| &section.blocks) {
+        if let Block::Figure(picture) = block {
+            let svg = out_dir.join(format!("{}.svg", picture.name));
+            let png = out_dir.join(format!("{}.png", picture.name));
+            write_svg(&svg, &picture.figure)?;
+            write_png(&png, &picture.figure)?;
+            paths.figures.push((svg, png));
+        }
+    }
     let write = |path: &Path, format| file::write(path, comparison.table.render(format).as_bytes());
     write(&paths.table_csv, Format::Csv)?;
     write(&paths.table_tex, Format::Latex)?;
     collect::write_parquet(&paths.records, &records)?;
-    let text = markdown(runs, &unfinished, &comparison, spec, &paths);
-    file::write(&paths.report, text.as_bytes())?;
+    file::write(&paths.report, text(&sections, spec).as_bytes())?;
+    let page = page::render(&Page {
+        spec,
+        runs,
+        unfinished: &unfinished,
+        comparison: &comparison,
+        sections: &sections,
+    })?;
+    file::write(&paths.page, page.as_bytes())?;
     Ok(paths)
 }
 
-fn markdown(
+/// The sections of the report, for `report.md` and the page alike.
+fn sections(
     runs: &[Run],
     unfinished: &[String],
     comparison: &Comparison,
     spec: &ReportSpec,
-    paths: &Paths,
-) -> String {
+) -> Vec<Section> {
     let records: Vec<&Record> = runs.iter().map(|run| &run.record).collect();
-    let mut text = format!("# {}\n\n", escape(&spec.title));
+    let section = |title: &str, blocks| Section {
+        title: title.to_owned(),
+        blocks,
+    };
+    let mut sections = vec![
+        section("What ran", vec![Block::List(what_ran(&records))]),
+        section("Results", results(runs, comparison, spec)),
+    ];
+    let tables = continual::tables(runs)
+        .into_iter()
+        .chain(transfer::table(runs));
+    sections.extend(tables.map(|table| section(&table.title.clone(), vec![Block::Table(table)])));
+    if let Some(figure) = continual::figure(&spec.title, runs) {
+        sections.push(section(
+            "Stage by stage",
+            vec![Block::Figure(stages(figure))],
+        ));
+    }
+    sections.extend([
+        section("Settings", settings(&records)),
+        section("Runs", run_blocks(&records, unfinished)),
+        section("Reproduce", vec![Block::Commands(spec.command.clone())]),
+    ]);
+    sections.retain(|section| !section.blocks.is_empty());
+    sections
+}
+
+fn stages(figure: Figure) -> Picture {
+    Picture {
+        name: "stages".into(),
+        alt: "Scores behind every stage".into(),
+        caption: "Means over seeds; bars are the standard deviation over seeds, and methods stand beside one another.".into(),
+        figure,
+    }
+}
+
+/// `report.md`.
+fn text(sections: &[Section], spec: &ReportSpec) -> String {
+    let mut text = format!("# {}\n\n", markdown::escape(&spec.title));
     if !spec.description.trim().is_empty() {
         text += &format!("{}\n\n", spec.description.trim());
     }
     if let Some(caveat) = &spec.caveat {
-        text += &format!("> **Note.** {}\n\n", escape(caveat.trim()));
+        text += &format!("> **Note.** {}\n\n", markdown::escape(caveat.trim()));
     }
-    text += &format!("## What ran\n\n{}\n", what_ran(&records));
-    text += &format!(
-        "## Results\n\n{}\n",
-        comparison.table.render(Format::Markdown)
-    );
-    text += &format!("{}\n\n", words(comparison));
-    if paths.loss.is_some() {
-        text += "![Loss curves](loss.svg)\n\n";
-        text += "Training loss: the faint line is every step, the strong one the mean of the last twentieth of the \
-                 run (at least 3 steps); values beyond the axis are drawn at its edge. Held-out loss or score: \
-                 every evaluation.\n\n";
-    }
-    if paths.accuracy.is_some() {
-        text += "![Score by trainable parameters](accuracy.svg)\n\n";
-        text += "Bars are 95 % intervals; markers with nearly the same number of parameters are moved apart \
-                 sideways.\n\n";
-    }
-    text +=
-        "Files: [table.csv](table.csv), [table.tex](table.tex), [records.parquet](records.parquet)";
-    for (name, drawn) in [("loss.png", &paths.loss), ("accuracy.png", &paths.accuracy)] {
-        if drawn.is_some() {
-            text += &format!(", [{name}]({name})");
-        }
-    }
-    text += ".\n\n";
-    text += &settings(&records);
-    text += &format!(
-        "## Runs\n\n{}\n",
-        run_table(&records).render(Format::Markdown)
-    );
-    if !unfinished.is_empty() {
-        text += &format!(
-            "Started and without a record, so not in this report: {}.\n\n",
-            unfinished
-                .iter()
-                .map(|run| code(run))
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-    }
-    text += &format!("## Reproduce\n\n```sh\n{}\n```\n", spec.command.trim());
-    text
+    text.extend(sections.iter().map(markdown::section));
+    text.truncate(text.trim_end().len());
+    text + "\n"
 }
 
-/// `text` as inline code, whatever backticks it has.
-fn code(text: &str) -> String {
-    let text = text.replace(['\n', '\r'], " ");
-    if text.contains('`') {
-        format!("`` {text} ``")
-    } else {
-        format!("`{text}`")
+/// The main table, what it says, and the figures.
+fn results(runs: &[Run], comparison: &Comparison, spec: &ReportSpec) -> Vec<Block> {
+    let mut blocks = vec![Block::Table(comparison.table.clone())];
+    blocks.extend(words(comparison).into_iter().map(Block::Text));
+    let loss = loss_curves(&format!("{}: loss", spec.title), runs);
+    let accuracy = format!("{}: score against size", spec.title);
+    let accuracy = accuracy_by_parameters(&accuracy, comparison);
+    let mut files = ["table.csv", "table.tex", "records.parquet"]
+        .map(Text::file)
+        .to_vec();
+    for (name, alt, caption, figure) in [
+        (
+            "loss",
+            "Loss curves",
+            "Training loss: the faint line is every step, the strong one the mean of the last twentieth of the run (at least \
+             3 steps); values beyond the axis are drawn at its edge. Held-out loss or score: every evaluation.",
+            loss,
+        ),
+        (
+            "accuracy",
+            "Score by trainable parameters",
+            "Bars are 95 % intervals; markers with nearly the same number of parameters are moved apart sideways.",
+            accuracy,
+        ),
+    ] {
+        let Some(figure) = figure else {
+            continue;
+        };
+        files.push(Text::file(format!("{name}.png")));
+        blocks.push(Block::Figure(Picture {
+            name: name.into(),
+            alt: alt.into(),
+            caption: caption.into(),
+            figure,
+        }));
     }
+    let files = Text::from("Files: ")
+        .then(Text::join(files, ", "))
+        .then(".");
+    blocks.push(Block::Text(files));
+    blocks
 }
 
 /// The distinct values of a field, in order of the runs.
-fn distinct(records: &[&Record], value: impl Fn(&Record) -> Option<String>) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    records
-        .iter()
-        .filter_map(|record| value(record))
-        .filter(|value| seen.insert(value.clone()))
-        .collect()
+fn distinct(records: &[&Record], value: impl Fn(&Record) -> Option<Text>) -> Vec<Text> {
+    let mut seen = Vec::new();
+    for text in records.iter().filter_map(|record| value(record)) {
+        if !seen.contains(&text) {
+            seen.push(text);
+        }
+    }
+    seen
 }
 
 /// How long the evaluations took that were done in one piece, and the questions of a second: the fastest and the slowest run.
-fn evaluations(records: &[&Record]) -> Vec<String> {
+fn evaluations(records: &[&Record]) -> Vec<Text> {
     let mut all: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
     for record in records {
         for (name, seconds) in &record.seconds {
@@ -209,51 +247,52 @@ fn evaluations(records: &[&Record]) -> Vec<String> {
         };
         let seconds = range(runs.iter().map(|run| run.0).collect());
         let rates = range(runs.iter().map(|run| run.1 as f64 / run.0).collect());
-        format!("{} in {seconds} s ({rates} questions/s)", escape(name))
+        Text::from(format!("{name} in {seconds} s ({rates} questions/s)"))
     };
     all.into_iter().map(text).collect()
 }
 
-fn what_ran(records: &[&Record]) -> String {
-    let mut text = String::new();
-    let mut item = |name: &str, values: Vec<String>| {
+fn what_ran(records: &[&Record]) -> Vec<Text> {
+    let mut items = Vec::new();
+    let mut item = |name: &str, values: Vec<Text>| {
         if !values.is_empty() {
-            text += &format!("- {name}: {}\n", values.join("; "));
+            items.push(Text::from(format!("{name}: ")).then(Text::join(values, "; ")));
         }
     };
-    let plain = |value: &str| Some(escape(value));
+    let plain = |value: &str| Some(Text::from(value));
+    let listed = |parts: Vec<Text>| (!parts.is_empty()).then(|| Text::join(parts, ", "));
     item(
         "Model",
         distinct(records, |r| {
             let size = thousands(r.base_parameters);
-            Some(format!("{}, {size} parameters", escape(&r.model)))
+            Some(Text::from(format!("{}, {size} parameters", r.model)))
         }),
     );
     item(
         "Data",
         distinct(records, |r| {
-            let data: Vec<String> = r
-                .data
-                .iter()
-                .map(|(name, hash)| format!("{} {}", escape(name), code(&brief(hash))))
-                .collect();
-            (!data.is_empty()).then(|| data.join(", "))
+            let data = r.data.iter();
+            listed(
+                data.map(|(name, hash)| {
+                    Text::from(format!("{name} ")).then(Text::code(brief(hash)))
+                })
+                .collect(),
+            )
         }),
     );
     item(
         "Trained in full beside the adapter",
         distinct(records, |r| {
             let head = r.head_parameters;
-            (head > 0).then(|| format!("a head of {} parameters", thousands(head)))
+            (head > 0).then(|| format!("a head of {} parameters", thousands(head)).into())
         }),
     );
-    let listed = |pairs: Vec<String>| (!pairs.is_empty()).then(|| pairs.join(", "));
     item(
         "Longer than allowed, and cut",
         distinct(records, |r| {
             let cut = r.truncated.iter();
             listed(
-                cut.map(|(name, n)| format!("{n} of {}", escape(name)))
+                cut.map(|(name, n)| format!("{n} of {name}").into())
                     .collect(),
             )
         }),
@@ -265,7 +304,7 @@ fn what_ran(records: &[&Record]) -> String {
             let missing = r.not_measured.iter();
             listed(
                 missing
-                    .map(|(name, why)| format!("{} ({})", escape(name), escape(why)))
+                    .map(|(name, why)| format!("{name} ({why})").into())
                     .collect(),
             )
         }),
@@ -279,20 +318,20 @@ fn what_ran(records: &[&Record]) -> String {
     steps.dedup();
     item(
         "Optimizer steps",
-        steps.into_iter().map(thousands).collect(),
+        steps.into_iter().map(|n| thousands(n).into()).collect(),
     );
     item(
         "Batch",
         distinct(records, |r| {
-            let batch: Vec<String> = flatten(&r.config)
+            let batch: Vec<Text> = flatten(&r.config)
                 .into_iter()
                 .filter(|(key, _)| {
                     let name = key.rsplit('.').next().unwrap_or(key);
                     name.contains("batch") || name.contains("accumulation")
                 })
-                .map(|(key, value)| code(&format!("{key} = {value}")))
+                .map(|(key, value)| Text::code(format!("{key} = {value}")))
                 .collect();
-            (!batch.is_empty() && r.trainable_parameters > 0).then(|| batch.join(", "))
+            listed(batch).filter(|_| r.trainable_parameters > 0)
         }),
     );
     item("Backend", distinct(records, |r| plain(&r.backend)));
@@ -300,39 +339,36 @@ fn what_ran(records: &[&Record]) -> String {
         "Host",
         distinct(records, |r| {
             let gibibytes = r.host.memory_bytes as f64 / f64::from(1 << 30);
-            Some(format!(
+            Some(Text::from(format!(
                 "{}, {} cores, {} GiB memory, {}",
-                escape(&r.host.cpu),
+                r.host.cpu,
                 r.host.cores,
                 fixed(gibibytes, 0),
-                escape(&r.host.os)
-            ))
+                r.host.os
+            )))
         }),
     );
     let first = records.iter().map(|r| r.started_at.as_str()).min();
     let last = records.iter().map(|r| r.finished_at.as_str()).max();
     if let (Some(first), Some(last)) = (first, last) {
-        item(
-            "Dates",
-            vec![format!("{} to {}", escape(first), escape(last))],
-        );
+        item("Dates", vec![format!("{first} to {last}").into()]);
     }
     item(
         "Commit",
-        distinct(records, |r| r.git_commit.as_deref().map(code)),
+        distinct(records, |r| r.git_commit.as_deref().map(Text::code)),
     );
     item(
         "Versions",
         distinct(records, |r| {
-            let versions: Vec<String> = r
-                .versions
-                .iter()
-                .map(|(name, version)| format!("{} {}", escape(name), escape(version)))
-                .collect();
-            (!versions.is_empty()).then(|| versions.join(", "))
+            let versions = r.versions.iter();
+            listed(
+                versions
+                    .map(|(name, version)| format!("{name} {version}").into())
+                    .collect(),
+            )
         }),
     );
-    text
+    items
 }
 
 /// The first 12 characters of a hash, which tell it from any other here.
@@ -341,7 +377,7 @@ fn brief(hash: &str) -> String {
 }
 
 /// The results in words: a paragraph for the loss and one for each metric.
-fn words(comparison: &Comparison) -> String {
+fn words(comparison: &Comparison) -> Vec<Text> {
     let mut paragraphs: Vec<String> = Vec::new();
     let losses: Vec<String> = comparison
         .rows
@@ -350,9 +386,9 @@ fn words(comparison: &Comparison) -> String {
             let after = fixed(row.held_out_loss.as_ref()?.mean, 4);
             Some(match row.held_out_loss_before {
                 Some(before) if row.trainable_parameters > 0 => {
-                    format!("{} {} to {after}", escape(&row.label), fixed(before, 4))
+                    format!("{} {} to {after}", row.label, fixed(before, 4))
                 }
-                _ => format!("{} {after}", escape(&row.label)),
+                _ => format!("{} {after}", row.label),
             })
         })
         .collect();
@@ -382,23 +418,23 @@ fn words(comparison: &Comparison) -> String {
                 let estimate = row.metrics.get(metric)?;
                 let score = comparison.show(metric, estimate.mean);
                 let interval = interval(estimate);
-                Some(format!("{} {score}{unit}{interval}", escape(&row.label)))
+                Some(format!("{} {score}{unit}{interval}", row.label))
             })
             .collect();
         paragraphs.push(format!(
             "{}: {}. {}{}",
-            escape(metric),
+            metric,
             scores.join("; "),
             against_reference(comparison, metric),
             verdict(comparison, metric, &comparison.judge_metric(metric))
         ));
     }
     if paragraphs.is_empty() {
-        return "No run has finished, so there is nothing to compare.".into();
+        return vec!["No run has finished, so there is nothing to compare.".into()];
     }
     paragraphs.push(how_judged(comparison));
-    let paragraphs: Vec<&str> = paragraphs.iter().map(|text| text.trim_end()).collect();
-    paragraphs.join("\n\n")
+    let trimmed = paragraphs.iter().map(|text| text.trim_end());
+    trimmed.map(Text::from).collect()
 }
 
 /// Every row's difference from the reference, and what its test says; empty where nothing is paired.
@@ -417,8 +453,8 @@ fn against_reference(comparison: &Comparison, metric: &str) -> String {
             };
             Some(format!(
                 "{} {}, {says}",
-                escape(&row.label),
-                escape(&comparison.show_difference(metric, &difference))
+                row.label,
+                comparison.show_difference(metric, &difference)
             ))
         })
         .collect();
@@ -427,11 +463,7 @@ fn against_reference(comparison: &Comparison, metric: &str) -> String {
     } else {
         ""
     };
-    format!(
-        "Against {}{unit}: {}. ",
-        escape(reference),
-        differences.join("; ")
-    )
+    format!("Against {}{unit}: {}. ", reference, differences.join("; "))
 }
 
 /// How intervals come about and when a difference counts, by the tests that this report has.
@@ -475,10 +507,9 @@ fn how_judged(comparison: &Comparison) -> String {
 fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
     /// More would not be read.
     const MOST: usize = 8;
-    if verdict.rows < 2 {
+    if verdict.ranked.len() < 2 {
         return String::new();
     }
-    let name = escape(name);
     if verdict.pairs.is_empty() {
         return if verdict.judged {
             format!("In {name} {NO_DIFFERENCE}.")
@@ -490,7 +521,7 @@ fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
     }
     let label = |row: usize| {
         let row = comparison.rows.get(row);
-        row.map_or_else(String::new, |row| escape(&row.label))
+        row.map_or("", |row| row.label.as_str())
     };
     let mut pairs: Vec<String> = verdict
         .pairs
@@ -509,7 +540,7 @@ fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
 }
 
 /// Every leaf of a JSON value by its dotted key; a list is one leaf.
-fn flatten(value: &Value) -> BTreeMap<String, String> {
+pub(crate) fn flatten(value: &Value) -> BTreeMap<String, String> {
     fn walk(prefix: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
         match value {
             Value::Object(fields) => {
@@ -537,7 +568,7 @@ fn flatten(value: &Value) -> BTreeMap<String, String> {
 }
 
 /// The settings: those that all trained runs share, then the names of those on which they differ.
-fn settings(records: &[&Record]) -> String {
+fn settings(records: &[&Record]) -> Vec<Block> {
     // The untouched model has no training settings to share.
     let trained: Vec<&&Record> = records
         .iter()
@@ -556,7 +587,7 @@ fn settings(records: &[&Record]) -> String {
     };
     let keys: BTreeSet<&String> = configs.iter().flat_map(BTreeMap::keys).collect();
     if keys.is_empty() {
-        return String::new();
+        return Vec::new();
     }
     let mut rows = Vec::new();
     let mut differing = Vec::new();
@@ -567,7 +598,7 @@ fn settings(records: &[&Record]) -> String {
             Some(value) if values.all(|other| other == first) => {
                 rows.push(vec![Cell::text(key), Cell::text(value)]);
             }
-            _ => differing.push(code(key)),
+            _ => differing.push(Text::code(key)),
         }
     }
     let table = Table {
@@ -575,27 +606,41 @@ fn settings(records: &[&Record]) -> String {
         rows,
         ..Table::default()
     };
-    let mut text = format!("## Settings\n\n{}\n", table.render(Format::Markdown));
+    let mut blocks = vec![Block::Table(table)];
     if !differing.is_empty() {
-        text += &format!(
-            "Different from run to run: {}; each run's record.json has its values.\n\n",
-            differing.join(", ")
-        );
+        blocks.push(Block::Text(
+            Text::from("Different from run to run: ")
+                .then(Text::join(differing, ", "))
+                .then("; each run's record.json has its values."),
+        ));
     }
-    text
+    blocks
+}
+
+fn run_blocks(records: &[&Record], unfinished: &[String]) -> Vec<Block> {
+    let mut blocks = vec![Block::Table(run_table(records))];
+    if !unfinished.is_empty() {
+        blocks.push(Block::Text(
+            Text::from("Started and without a record, so not in this report: ")
+                .then(Text::join(unfinished.iter().map(Text::code), ", "))
+                .then("."),
+        ));
+    }
+    blocks
 }
 
 fn run_table(records: &[&Record]) -> Table {
+    let count = |number| Cell::number(thousands(number), number as f64);
     let rows = records.iter().map(|record| {
         let total: f64 = record.seconds.values().filter(|s| s.is_finite()).sum();
         vec![
             Cell::text(&record.run),
             Cell::text(brief(&record.hash)),
             Cell::text(record.status.name()),
-            Cell::text(thousands(record.steps)),
-            Cell::text(record.best_step.map_or_else(|| "-".into(), thousands)),
-            Cell::text(thousands(record.adapter_bytes)),
-            Cell::text(thousands(total.round() as u64)),
+            count(record.steps),
+            record.best_step.map_or_else(Cell::none, count),
+            count(record.adapter_bytes),
+            count(total.round() as u64),
         ]
     });
     Table {

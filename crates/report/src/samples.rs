@@ -3,8 +3,8 @@
 //! A line is one answer, as `sharelora_tasks::Sample` writes it. For statistics only `id`, `reference` and `grades` are
 //! kept, by question: the answers `17#0`, `17#1`, ... are samples of question `17`, and its grade is their mean.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Read};
@@ -138,6 +138,28 @@ pub fn read_grades(path: &Path) -> Result<Grades> {
     Ok(grades)
 }
 
+/// The first answer to each of the `wanted` questions, by question.
+///
+/// # Errors
+/// As [`read_grades`].
+pub fn read_wanted(path: &Path, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Sample>> {
+    /// The rest of a line is skipped, which is far faster than to keep it.
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    let mut found = BTreeMap::new();
+    each_bytes(path, |line| {
+        let Id { id } = serde_json::from_slice(line)?;
+        let question = question(&id);
+        if wanted.contains(question) && !found.contains_key(question) {
+            found.insert(question.to_owned(), serde_json::from_slice(line)?);
+        }
+        Ok(found.len() < wanted.len())
+    })?;
+    Ok(found)
+}
+
 /// The answers of a samples file in full, in its order.
 ///
 /// # Errors
@@ -149,6 +171,14 @@ pub fn read_samples(path: &Path) -> Result<Vec<Sample>> {
 }
 
 fn each_line<T: for<'a> Deserialize<'a>>(path: &Path, mut each: impl FnMut(T)) -> Result<()> {
+    each_bytes(path, |line| {
+        each(serde_json::from_slice(line)?);
+        Ok(true)
+    })
+}
+
+/// Gives every line that is not empty to `each`, until that says `false`.
+fn each_bytes(path: &Path, mut each: impl FnMut(&[u8]) -> serde_json::Result<bool>) -> Result<()> {
     let failed = |source| Error::Io {
         action: "read",
         path: path.to_owned(),
@@ -170,8 +200,10 @@ fn each_line<T: for<'a> Deserialize<'a>>(path: &Path, mut each: impl FnMut(T)) -
             break;
         }
         if !line.trim_ascii().is_empty() {
-            let value = serde_json::from_slice(&line);
-            each(value.map_err(|cause| damaged(number, cause.to_string()))?);
+            let more = each(&line).map_err(|cause| damaged(number, cause.to_string()))?;
+            if !more {
+                break;
+            }
         }
     }
     Ok(())

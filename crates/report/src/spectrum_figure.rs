@@ -154,6 +154,7 @@ pub fn by_index(title: &str, spectra: &Spectra) -> Option<Figure> {
                 points.push(at);
                 panel.marks.push(Mark {
                     at,
+                    aside: 0.0,
                     colour: setting.colour,
                     marker: setting.marker,
                     bar: Some((low, high)),
@@ -218,6 +219,7 @@ pub fn by_layer(title: &str, spectra: &Spectra) -> Option<Figure> {
                 if index == 0 {
                     panel.marks.extend(points.iter().map(|at| Mark {
                         at: *at,
+                        aside: 0.0,
                         colour,
                         marker: setting.marker,
                         bar: None,

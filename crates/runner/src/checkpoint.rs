@@ -96,7 +96,24 @@ pub fn save(
     progressed: &Progressed,
     best: Option<&Vec<Vec<f32>>>,
 ) -> Result<()> {
-    let moments = optimizer.moments();
+    write(dir, learner, &optimizer.moments(), progressed, best)
+}
+
+/// Writes the state before the first step of a training that begins with `moments`.
+///
+/// # Errors
+/// Writing failed.
+pub fn begin(dir: &Path, learner: &mut Learner, moments: Vec<Option<Moments>>) -> Result<()> {
+    write(dir, learner, &moments, &Progressed::default(), None)
+}
+
+fn write(
+    dir: &Path,
+    learner: &mut Learner,
+    moments: &[Option<Moments>],
+    progressed: &Progressed,
+    best: Option<&Vec<Vec<f32>>>,
+) -> Result<()> {
     let mut progressed = progressed.clone();
     progressed.times = moments
         .iter()

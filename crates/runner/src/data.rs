@@ -1,5 +1,6 @@
 //! The token ids that a run trains on and those that it holds out.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -49,8 +50,12 @@ pub fn text_length(spec: &TrainSpec, config: &ModelConfig) -> usize {
     spec.max_source.min(config.max_positions())
 }
 
-/// Reads, encodes and splits the training rows. The held-out rows are spread evenly over the split, the same for
-/// every seed and method.
+/// Places of the rows that are held out: spread evenly over the split, the same for every seed and method.
+pub fn held_out_places(held_out: usize, rows: usize) -> impl Iterator<Item = usize> {
+    (0..held_out).map(move |i| i * rows / held_out)
+}
+
+/// Reads, encodes and splits the training rows.
 ///
 /// # Errors
 /// As [`rows`]; also more held-out rows than there are rows, and answers that learned positions do not reach.
@@ -90,9 +95,7 @@ pub fn prepare(
             all.len()
         );
     }
-    let chosen: std::collections::BTreeSet<usize> = (0..spec.held_out)
-        .map(|i| i * all.len() / spec.held_out)
-        .collect();
+    let chosen: BTreeSet<usize> = held_out_places(spec.held_out, all.len()).collect();
     let mut data = Data {
         train: Vec::new(),
         held_out: Vec::new(),

@@ -1,5 +1,6 @@
 //! One run: base, data, training, evaluation, record.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use burn::tensor::Device;
 use sharelora_adapters::{Bank, Layout, Method, load_native, save_native};
 use sharelora_hub::Progress;
-use sharelora_model::weights::{TensorDtype, write_safetensors};
-use sharelora_model::{Classifier, Labels, ModelConfig, Smoothing};
+use sharelora_model::weights::{Checkpoint, TensorDtype, write_safetensors};
+use sharelora_model::{Classifier, Labels, Model, ModelConfig, Smoothing, Storage};
 use sharelora_report::{Metric, Record, Status};
 use sharelora_sandbox::Sandbox;
 use sharelora_tasks::{Encoder, Request, RequestKind, Task, prompt_hash, task};
@@ -19,19 +20,24 @@ use crate::error::{ABSENT, AbsentError, exit_code};
 use crate::evaluate::Engine;
 use crate::experiment::{BestBy, EvaluateSpec};
 use crate::gradients::Learner;
+use crate::held_out::{self, HeldOut};
+use crate::interrupt;
 use crate::meteor::meteor;
 use crate::plan::Origin;
 use crate::samples::{self, Log};
 use crate::store::ADAPTER_FILE;
 use crate::sweep::blank_record;
 use crate::train::train;
-use crate::{Context, ResolvedRun, RunDir, data, host, programs};
+use crate::{Context, ResolvedRun, RunDir, checkpoint, data, host, programs};
+
+/// Name of fully fine-tuned weights in the folder `adapter`.
+const FULL_FILE: &str = "model.safetensors";
 
 /// Does a run from what its folder holds to its record, which the caller writes.
 ///
 /// # Errors
-/// A file that is neither here nor to be had, data that does not fit, or a failure to write. A diverged run is a
-/// record, not an error.
+/// A file that is neither here nor to be had, data that does not fit, or a failure to write; [`interrupt::Interrupted`], from which the run
+/// can go on. A diverged run is a record, not an error.
 pub fn execute(
     run: &ResolvedRun,
     dir: &RunDir,
@@ -62,7 +68,7 @@ pub fn execute(
             let layout = Layout::new(&model.config.sites(), sharing, config)?;
             record.trainable_parameters = layout.trainable_parameters();
             record.adapter_bytes = layout.adapter_bytes();
-            Some(Bank::init(Arc::new(layout), run.seed, &device))
+            Some(model.bank(Arc::new(layout), run.seed))
         }
         _ => None,
     };
@@ -76,13 +82,20 @@ pub fn execute(
         record.head_parameters = Classifier::parameters(&config, labels);
         learner.head = Some(Classifier::init(&config, labels, run.seed, &device));
     }
-    if let (Some(origin), Some(bank)) = (&run.init_from, &mut learner.bank) {
-        *bank = start(origin, bank, dir, &device)?;
+    if let Some(origin) = &run.init_from {
+        match &mut learner.bank {
+            Some(bank) => *bank = start(origin, bank, dir, &device)?,
+            None => start_full(origin, &mut learner.model, dir, &device)?,
+        }
+        if origin.optimizer {
+            carry_optimizer(origin, &mut learner, dir)?;
+        }
     }
     record
         .data
         .insert("tokenizer".into(), encoder.hash().into());
     // What cannot be asked should be known before anything is trained.
+    let held_out = held_out_rows(run, &encoder, context)?;
     let evaluations = evaluations(run, &config, context, &mut record)?;
     lap(&mut record, "load");
 
@@ -213,6 +226,33 @@ pub fn execute(
             }
         }
     }
+    for (spec, rows) in &held_out {
+        let begun = Instant::now();
+        let task = spec.measured();
+        let found = rows.measure(&learner, &task, context.quiet);
+        let name = format!("{task} held-out rows");
+        if rows.truncated > 0 {
+            record.truncated.insert(name.clone(), rows.truncated as u64);
+        }
+        record.data.insert(name, rows.hash.clone());
+        samples::write(&dir.samples(&spec.samples_name()), &found)?;
+        let elapsed = begun.elapsed().as_secs_f64();
+        record
+            .seconds
+            .insert(format!("evaluate {}", spec.samples_name()), elapsed);
+        if let Some(metric) = held_out::metric(&found) {
+            let metric = Metric {
+                value: metric.value,
+                stderr: metric.stderr,
+                n: metric.n as u64,
+            };
+            record
+                .metrics
+                .insert(format!("{task}/{}", held_out::METRIC), metric);
+        }
+    }
+    // Ctrl-C at a terminal also reaches the programs that grade: what they said then is not to be trusted.
+    interrupt::check()?;
     logs.into_iter().for_each(Log::remove);
     lap(&mut record, "evaluate");
     record.status = Status::Finished;
@@ -232,7 +272,7 @@ fn evaluations<'a>(
     record: &mut Record,
 ) -> Result<Vec<(&'a EvaluateSpec, Questions)>> {
     let mut found = Vec::new();
-    for spec in &run.evaluate {
+    for spec in run.evaluate.iter().filter(|spec| spec.loss.is_none()) {
         match Questions::new(spec, context) {
             Ok(questions) => {
                 leave_room(&questions.requests, config)?;
@@ -248,6 +288,27 @@ fn evaluations<'a>(
         }
     }
     Ok(found)
+}
+
+/// The rows whose loss the run's evaluations measure.
+///
+/// # Errors
+/// As [`held_out::rows`].
+fn held_out_rows<'a>(
+    run: &'a ResolvedRun,
+    encoder: &Encoder,
+    context: &Context,
+) -> Result<Vec<(&'a EvaluateSpec, HeldOut)>> {
+    let asked = run
+        .evaluate
+        .iter()
+        .filter_map(|spec| Some((spec, spec.loss.as_ref()?)));
+    asked
+        .map(|(spec, loss)| {
+            let task = task(&spec.task, &spec.options)?;
+            Ok((spec, held_out::rows(task.as_ref(), loss, encoder, context)?))
+        })
+        .collect()
 }
 
 /// Where positions are learned, a prompt and its answer have to fit into them.
@@ -356,22 +417,52 @@ fn labels(run: &ResolvedRun, config: &ModelConfig) -> Result<Option<Labels>> {
     Ok(labels)
 }
 
-/// The adapter of the run that this one starts from.
-fn start(origin: &Origin, bank: &Bank, dir: &RunDir, device: &Device) -> Result<Bank> {
-    let file = dir
-        .sibling(&origin.folder)
-        .join("adapter")
-        .join(ADAPTER_FILE);
+/// What the run that this one starts from has left under `name`.
+fn left_by(origin: &Origin, name: &str, dir: &RunDir) -> Result<PathBuf> {
+    let file = dir.sibling(&origin.folder).join(name);
     if !file.is_file() {
         return Err(AbsentError(format!(
-            "{}: not there: this run starts from the adapter of `{}`, which has to be done first",
+            "{}: not there: this run starts from `{}`, which has to be done first",
             file.display(),
             origin.folder
         ))
         .into());
     }
+    Ok(file)
+}
+
+/// Lets training begin with AdamW's moments at the last step of the run that this one starts from: as a checkpoint of step 0.
+fn carry_optimizer(origin: &Origin, learner: &mut Learner, dir: &RunDir) -> Result<()> {
+    let sizes: Vec<usize> = (learner.matrices().iter())
+        .map(|m| m.shape().num_elements())
+        .collect();
+    if let Ok(Some(_)) = checkpoint::load(&dir.checkpoint(), &sizes) {
+        return Ok(());
+    }
+    let file = left_by(origin, "checkpoint/state", dir)?;
+    let found = checkpoint::load(&dir.sibling(&origin.folder).join("checkpoint"), &sizes)?;
+    let found = found.with_context(|| format!("{}: no state of AdamW", file.display()))?;
+    Ok(checkpoint::begin(
+        &dir.checkpoint(),
+        learner,
+        found.moments,
+    )?)
+}
+
+/// The weights of the fully fine-tuned run that this one starts from.
+fn start_full(origin: &Origin, model: &mut Model, dir: &RunDir, device: &Device) -> Result<()> {
+    let file = left_by(origin, &format!("adapter/{FULL_FILE}"), dir)?;
+    let found = Checkpoint::open(std::slice::from_ref(&file))?;
+    *model = Model::load(model.config.clone(), &found, Storage::F32, device)?;
+    Ok(())
+}
+
+/// The adapter of the run that this one starts from.
+fn start(origin: &Origin, bank: &Bank, dir: &RunDir, device: &Device) -> Result<Bank> {
+    let file = left_by(origin, &format!("adapter/{ADAPTER_FILE}"), dir)?;
     let (found, _) = load_native(&file, device)?;
-    if found.layout().sites != bank.layout().sites || found.layout().a != bank.layout().a {
+    let same = found.layout().matrices().eq(bank.layout().matrices());
+    if found.layout().sites != bank.layout().sites || !same {
         bail!("{}: another adapter than this run's", file.display());
     }
     Ok(Bank::from_values(
@@ -392,7 +483,7 @@ fn save(learner: &Learner, dir: &RunDir) -> Result<()> {
     }
     let mut weights = learner.model.values();
     weights.extend(modules.into_iter().map(|m| (m.name, m.shape, m.values)));
-    let path = dir.adapter().join("model.safetensors");
+    let path = dir.adapter().join(FULL_FILE);
     std::fs::create_dir_all(dir.adapter())
         .with_context(|| format!("cannot make {}", dir.adapter().display()))?;
     Ok(write_safetensors(

@@ -15,6 +15,8 @@ use sharelora_hub::Source;
 use sharelora_tasks::{TaskOptions, task};
 
 use crate::batch::Fill;
+use crate::slurm::SlurmSpec;
+use crate::stages::Stage;
 
 /// What can be wrong with an experiment: always the user's to mend, and found before any work begins.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +146,12 @@ pub struct TrainSpec {
     #[serde(default = "one")]
     pub accumulation: usize,
     pub learning_rate: f64,
+    /// LoRA+ (arXiv 2402.12354): the learning rate of every `B` over that of `A`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub b_learning_rate_ratio: Option<f64>,
+    /// Learning rate of the head beside the adapter; absent: the adapter's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate: Option<f64>,
     #[serde(default)]
     pub schedule: Schedule,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -317,6 +325,13 @@ impl TrainSpec {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let rate = self.learning_rate;
         range("learning_rate", rate, positive(rate), "a positive number")?;
+        for (key, value) in [
+            ("b_learning_rate_ratio", self.b_learning_rate_ratio),
+            ("head_learning_rate", self.head_learning_rate),
+        ] {
+            let value = value.unwrap_or(1.0);
+            range(key, value, positive(value), "a positive number")?;
+        }
         range(
             "epsilon",
             self.epsilon,
@@ -413,11 +428,68 @@ fn evaluation_batch() -> usize {
     32
 }
 
+/// Which rows of a task's training split are held out, and how much of them is read: as the same keys of `[train]` say it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossSpec {
+    pub held_out: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<usize>,
+    #[serde(default = "max_source")]
+    pub max_source: usize,
+    #[serde(default = "max_target")]
+    pub max_target: usize,
+}
+
+impl LossSpec {
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let all = [
+            ("held_out", self.held_out),
+            ("rows", self.rows.unwrap_or(1)),
+            ("max_source", self.max_source),
+            ("max_target", self.max_target),
+        ];
+        match all
+            .into_iter()
+            .find(|(_, value)| !(1..=1 << 20).contains(value))
+        {
+            Some((key, value)) => Err((
+                key,
+                format!(
+                    "{value} is out of range: a whole number from 1 to {}",
+                    1 << 20
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A training on the task whose loss is measured has to hold out the same rows.
+    fn is_held_out(&self, task: &str, train: &TrainSpec) -> Result<(), (&'static str, String)> {
+        if train.task == task && (train.held_out, train.rows) != (self.held_out, self.rows) {
+            return Err((
+                "held_out",
+                format!(
+                    "{} of {} rows of `{task}`, and [train] holds out {} of {}: rows that are trained on would be measured",
+                    self.held_out,
+                    self.rows.map_or("all".into(), |n| n.to_string()),
+                    train.held_out,
+                    train.rows.map_or("all".into(), |n| n.to_string()),
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// One `[[evaluate]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateSpec {
     pub task: String,
+    /// Measure the loss of these rows instead of asking the task's questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<LossSpec>,
     #[serde(default)]
     pub options: TaskOptions,
     #[serde(default = "evaluation_batch")]
@@ -425,11 +497,20 @@ pub struct EvaluateSpec {
 }
 
 impl EvaluateSpec {
-    /// Name of the samples in a run's folder: the task, and the split where another than its own is scored.
-    pub fn samples_name(&self) -> String {
-        match &self.options.split {
-            Some(split) => format!("{}-{split}", self.task),
+    /// Name of a task whose loss is measured: with its variant, where another than the task's first is asked for.
+    pub fn measured(&self) -> String {
+        match &self.options.variant {
+            Some(variant) => format!("{}_{variant}", self.task),
             None => self.task.clone(),
+        }
+    }
+
+    /// Name of the samples in a run's folder: the task, and the split where another than its own is scored, or `loss`.
+    pub fn samples_name(&self) -> String {
+        match (&self.loss, &self.options.split) {
+            (Some(_), _) => format!("{}-loss", self.measured()),
+            (None, Some(split)) => format!("{}-{split}", self.task),
+            (None, None) => self.task.clone(),
         }
     }
 }
@@ -458,9 +539,15 @@ struct Document {
     #[serde(default)]
     evaluate: Vec<Value>,
     #[serde(default)]
+    stage: Vec<Value>,
+    #[serde(default)]
+    sequence: Value,
+    #[serde(default)]
     axes: Map<String, Value>,
     #[serde(default, rename = "override")]
     overrides: Vec<Value>,
+    #[serde(default)]
+    slurm: Value,
 }
 
 /// A sweep as its file and `--set` describe it.
@@ -539,8 +626,16 @@ impl Experiment {
         }
         experiment.document = document;
         experiment.axes = experiment.read_axes(head.axes)?;
-        // The file itself must hold, also where every run overrides a wrong value.
-        experiment.sections(&experiment.document)?;
+        // The file itself must hold, also where every run overrides a wrong value; each stage too.
+        let stages = crate::stages::stages(&experiment.document)
+            .map_err(|wrong| experiment.wrong_stage(wrong))?;
+        for stage in &stages {
+            experiment.sections(&at_stage(&experiment.document, stage))?;
+        }
+        if stages.is_empty() {
+            experiment.sections(&experiment.document)?;
+        }
+        SlurmSpec::check(&experiment)?;
         Ok(experiment)
     }
 
@@ -586,7 +681,7 @@ impl Experiment {
                     out[1].1 = values;
                 }
                 _ => {
-                    if !["model", "adapter", "train", "evaluate"]
+                    if !["model", "adapter", "train", "evaluate", "stage"]
                         .contains(&key.split('.').next().unwrap_or(""))
                     {
                         return Err(ExperimentError::UnknownKey {
@@ -594,7 +689,7 @@ impl Experiment {
                             section: "[axes]".into(),
                             near: did_you_mean(&key, ["method", "seed"].into_iter()),
                             key,
-                            choices: "method, seed, or a dotted key of model, adapter, train or evaluate, \
+                            choices: "method, seed, or a dotted key of model, adapter, train, evaluate or stage, \
                                       \"adapter.rank\" say"
                                 .into(),
                         });
@@ -665,6 +760,13 @@ impl Experiment {
             }
             task(&each.task, &each.options)
                 .map_err(|e| self.value_error("[[evaluate]]", "task", e.to_string()))?;
+            if let Some(loss) = &each.loss {
+                let found = loss
+                    .check()
+                    .and_then(|()| loss.is_held_out(&each.task, &train));
+                found
+                    .map_err(|(key, reason)| self.value_error("[[evaluate]] loss:", key, reason))?;
+            }
         }
         Ok(Sections {
             model,
@@ -683,6 +785,11 @@ impl Experiment {
         }
     }
 
+    pub(crate) fn wrong_stage(&self, wrong: crate::stages::Wrong) -> ExperimentError {
+        let (section, key, reason) = wrong;
+        self.value_error(&section, &key, reason)
+    }
+
     pub(crate) fn section_error(&self, section: &str, reason: String) -> ExperimentError {
         ExperimentError::Section {
             file: self.file.clone(),
@@ -690,6 +797,14 @@ impl Experiment {
             reason,
         }
     }
+}
+
+/// The document with a stage's keys in `[train]`.
+pub(crate) fn at_stage(document: &Value, stage: &Stage) -> Value {
+    let mut document = document.clone();
+    let over = serde_json::json!({ "train": stage.train });
+    lay_over(&mut document, over);
+    document
 }
 
 /// The names of the experiments of a project, sorted.
@@ -726,7 +841,7 @@ pub fn did_you_mean<'a>(name: &str, choices: impl Iterator<Item = &'a str>) -> S
 }
 
 /// Reads one section, and turns what serde says of a wrong one into a message that names the key.
-fn read_section<T: DeserializeOwned>(
+pub(crate) fn read_section<T: DeserializeOwned>(
     file: &str,
     section: &str,
     value: &Value,
@@ -792,6 +907,7 @@ fn read_section<T: DeserializeOwned>(
         // serde speaks of Rust's types.
         error
             .replace("expected usize", "expected a whole number of at least 0")
+            .replace("expected u32", "expected a whole number of at least 0")
             .replace("expected f64", "expected a number")
             .replace("expected a boolean", "expected true or false")
     };
@@ -890,7 +1006,7 @@ fn file_of(name: &str) -> String {
     format!("experiments/{name}.toml")
 }
 
-fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
+pub(crate) fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
     toml::from_str(text).map_err(|e| ExperimentError::Toml {
         file: file.into(),
         reason: e.to_string().trim_end().into(),
@@ -946,7 +1062,7 @@ fn whole_document(
 }
 
 /// Tables key by key; overrides behind those that are there; everything else replaces what was there.
-fn lay_over(under: &mut Value, over: Value) {
+pub(crate) fn lay_over(under: &mut Value, over: Value) {
     let (Value::Object(under), Value::Object(over)) = (under, over) else {
         return;
     };
@@ -1068,17 +1184,17 @@ pub(crate) mod tests {
     /// A misspelt key must never be ignored: the message names the file, the section, the nearest key, the choices.
     #[test]
     fn unknown_keys() {
-        insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
-        insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling"#);
-        insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, axes, override"#);
-        insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train or evaluate, "adapter.rank" say"#);
+        insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
+        insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling, init"#);
+        insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, stage, sequence, axes, override, slurm"#);
+        insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train, evaluate or stage, "adapter.rank" say"#);
         insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit, split, dataset, samples, temperature"#);
     }
 
     /// A value of the wrong type or out of range names its key, though serde does not.
     #[test]
     fn wrong_values() {
-        insta::assert_snapshot!(message("\"share_a\"", "\"sharea\""), @r#"experiments/x.toml: [axes] `method`: unknown method `sharea` (did you mean `share_a`?): choose one of lora, share_a, share_b, share_ab, share_a_qkv, full, base, or give a table { name, a, b }"#);
+        insta::assert_snapshot!(message("\"share_a\"", "\"sharea\""), @r#"experiments/x.toml: [axes] `method`: unknown method `sharea` (did you mean `share_a`?): choose one of lora, share_a, share_b, share_ab, share_a_qkv, lora_fa, share_a_frozen, vera, rslora, dora, full, base, or give a table { name, a, b }"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 0"), @r#"experiments/x.toml: [train] `steps`: 0 is out of range: a whole number of at least 1"#);
         insta::assert_snapshot!(message("steps = 10", "steps = \"ten\""), @r#"experiments/x.toml: [train] `steps`: invalid type: string "ten", expected a whole number of at least 0"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 10\nschedule = \"cosin\""), @r#"experiments/x.toml: [train] `schedule`: unknown value `cosin` (did you mean `cosine`?): choices: constant, linear, cosine"#);
@@ -1124,7 +1240,7 @@ pub(crate) mod tests {
 
     #[test]
     fn wrong_sets() {
-        insta::assert_snapshot!(set_message("train.stpes=3"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
+        insta::assert_snapshot!(set_message("train.stpes=3"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
         insta::assert_snapshot!(set_message("train.steps"), @r#"--set train.steps: write KEY=VALUE, train.steps=20 say"#);
         insta::assert_snapshot!(set_message("train.steps=[1"), @r#"--set train.steps=[1: `[1` is no TOML value: 3, 2e-4, "text", true, [1, 2]"#);
         insta::assert_snapshot!(set_message("train.steps.more=1"), @r#"--set train.steps.more=1: `train.steps` is no table, so it has no `more`"#);

@@ -1,13 +1,14 @@
 //! The gradient of one effective batch with respect to what is trained.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use sharelora_adapters::{Bank, Dropout};
+use sharelora_adapters::{Bank, Dropout, Matrix};
 use sharelora_model::{
     Adapter, Classifier, Input, Loss, Model, Smoothing, classification_loss, cross_entropy,
 };
 use sharelora_tasks::Encoded;
 
 use crate::batch::Fill;
+use crate::experiment::TrainSpec;
 
 /// What is trained: a bank beside a frozen base, or the base itself; and where texts are labelled, a head.
 pub struct Learner {
@@ -31,10 +32,10 @@ impl Learner {
         }
     }
 
-    /// The trained matrices, in a fixed order: those of the bank or all weights, then the head's.
+    /// The trained matrices, in a fixed order: those of the bank that are not frozen, or all weights, then the head's.
     pub fn matrices(&mut self) -> Vec<&mut Tensor<2>> {
         let mut matrices: Vec<&mut Tensor<2>> = match &mut self.bank {
-            Some(bank) => bank.matrices_mut().iter_mut().collect(),
+            Some(bank) => bank.trained_mut(),
             None => self.model.weights_mut(),
         };
         let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
@@ -44,8 +45,8 @@ impl Learner {
 
     /// Which of them weight decay is for: not biases and norms (transformers' `Trainer.get_decay_parameter_names`).
     pub fn decays(&mut self) -> Vec<bool> {
-        let mut decays: Vec<bool> = match &self.bank {
-            Some(bank) => vec![true; bank.matrices().len()],
+        let mut decays: Vec<bool> = match &mut self.bank {
+            Some(bank) => vec![true; bank.trained_mut().len()],
             None => {
                 let weights = self.model.config.weights();
                 weights.iter().map(|w| !w.is_vector()).collect()
@@ -54,6 +55,32 @@ impl Learner {
         let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
         decays.extend(heads.map(|(name, _)| !name.ends_with("bias")));
         decays
+    }
+
+    /// What the learning rate of each of them is multiplied by: LoRA+'s ratio for a `B`, the head's own rate.
+    pub fn rates(&mut self, spec: &TrainSpec) -> Vec<f64> {
+        let mut rates: Vec<f64> = match &self.bank {
+            Some(bank) => {
+                let ratio = spec.b_learning_rate_ratio.unwrap_or(1.0);
+                let layout = bank.layout();
+                let of = |list: &[Matrix], rate: f64| -> Vec<f64> {
+                    let trained = list.iter().filter(|matrix| matrix.trained);
+                    trained.map(|_| rate).collect()
+                };
+                [
+                    of(&layout.a, 1.0),
+                    of(&layout.b, ratio),
+                    of(&layout.extras, 1.0),
+                ]
+                .concat()
+            }
+            None => vec![1.0; self.model.config.weights().len()],
+        };
+        let head = spec
+            .head_learning_rate
+            .map_or(1.0, |rate| rate / spec.learning_rate);
+        rates.resize(self.matrices().len(), head);
+        rates
     }
 
     /// The same values under autodiff, as leaves of a graph of their own; what is frozen stays outside it.

@@ -1,6 +1,7 @@
 //! From an experiment to its runs: axes multiplied, overrides written, each run with a label and a content hash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -13,12 +14,16 @@ use sharelora_tasks::{DatasetSpec, TaskOptions, task};
 use crate::experiment::{
     self, BestBy, Dtype, EvaluateSpec, Experiment, ExperimentError, ModelSpec, Sections, TrainSpec,
 };
+use crate::stages::{self, Carry, Stage};
 
 /// Raised when the program computes something else from the same configuration, so that old results are not
 /// taken for new ones. The crate's own version does not count: most releases change no result.
 ///
 /// 2: own kernels, and sequences packed end to end, so that last digits differ.
 pub const RESULT_VERSION: u32 = 2;
+
+/// The axis that names a run's stages, `alpaca+gsm8k`, up to its own.
+pub const STAGES: &str = "stages";
 
 /// Local files up to this size are part of a run's hash by their content; a larger one by its name alone,
 /// since planning has to stay quick.
@@ -71,6 +76,13 @@ pub struct Origin {
     pub folder: String,
     /// Its hash.
     pub hash: String,
+    /// Whether AdamW's moments are taken over too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub optimizer: bool,
+}
+
+fn is_false(on: &bool) -> bool {
+    !*on
 }
 
 /// What a task was when the run was planned.
@@ -95,13 +107,16 @@ impl ResolvedRun {
         let others: Vec<(&String, &String)> = self
             .axes
             .iter()
-            .filter(|(k, _)| !["method", "seed"].contains(&k.as_str()))
+            .filter(|(k, _)| !["method", "seed", STAGES].contains(&k.as_str()))
             .collect();
         for (key, value) in &others {
             let short = last_part(key);
             let unique = others.iter().filter(|(k, _)| last_part(k) == short).count() == 1;
             let name = if unique { short } else { key.as_str() };
             label.push_str(&format!("-{}{}", file_name(name), file_name(value)));
+        }
+        if let Some(stages) = self.axes.get(STAGES) {
+            label.push_str(&format!("-{}", file_name(stages)));
         }
         label
     }
@@ -147,17 +162,23 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
     let mut runs: Vec<ResolvedRun> = Vec::new();
     // Where each run came from, for the message about two equal ones.
     let mut origins: Vec<String> = Vec::new();
-    let mut hashes: Vec<String> = Vec::new();
-    for point in points(&experiment.axes) {
-        let mut run = resolve(root, &experiment, &point, backend)?;
-        run.init_from = origin(root, &experiment, &point, &run, backend)?;
+    // The place of each run.
+    let mut by_hash: HashMap<String, usize> = HashMap::new();
+    let mut by_label: HashMap<String, usize> = HashMap::new();
+    let mut known = Known::default();
+    let all = points(&experiment.axes).into_iter();
+    let all = all.map(|point| {
+        let found = at_point(&mut known, root, &experiment, &point, backend)?;
+        Ok::<_, ExperimentError>(found.into_iter().map(move |run| (point.clone(), run)))
+    });
+    for (point, run) in all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
         let hash = run.hash();
         let origin: Vec<String> = point
             .iter()
             .map(|(key, value)| format!("{key} = {}", text_of(value)))
             .collect();
         let origin = origin.join(", ");
-        match hashes.iter().position(|h| *h == hash) {
+        match by_hash.get(&hash).copied() {
             // Only axes that do not matter to this method differ.
             Some(i) if runs[i].axes == run.axes && !repeated(&experiment, &point) => {}
             Some(i) => {
@@ -170,7 +191,7 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
                 ));
             }
             None => {
-                if let Some(i) = runs.iter().position(|other| other.label() == run.label()) {
+                if let Some(i) = by_label.insert(run.label(), runs.len()) {
                     return Err(experiment.section_error(
                         "[axes]",
                         format!(
@@ -180,18 +201,16 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
                         ),
                     ));
                 }
+                by_hash.insert(hash, runs.len());
                 runs.push(run);
                 origins.push(origin);
-                hashes.push(hash);
             }
         }
     }
-    // A run comes behind the one that it starts from; otherwise the order of the axes stays.
-    runs.sort_by_key(|run| run.init_from.is_some());
-    let hashes: Vec<String> = runs.iter().map(ResolvedRun::hash).collect();
+    let runs = behind_their_origins(runs, &by_hash);
     let missing = |run: &&ResolvedRun| {
         let from = run.init_from.as_ref();
-        from.is_some_and(|from| !hashes.contains(&from.hash))
+        from.is_some_and(|from| !by_hash.contains_key(&from.hash))
     };
     if let Some((run, from)) = runs
         .iter()
@@ -211,9 +230,131 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
     Ok(Plan { experiment, runs })
 }
 
+/// What the points of one sweep have in common: found once, however many runs it has.
+#[derive(Default)]
+struct Known {
+    /// By everything that is written into the document, and what overrides ask besides.
+    sections: HashMap<String, Sections>,
+    /// By name and options.
+    tasks: HashMap<(String, String), (String, TaskInfo)>,
+    /// SHA-256 of local files, by source; `None`: not hashed.
+    files: HashMap<String, Option<String>>,
+}
+
+/// The runs in their order, but each behind the one that it starts from; `places` by hash.
+fn behind_their_origins(
+    runs: Vec<ResolvedRun>,
+    places: &HashMap<String, usize>,
+) -> Vec<ResolvedRun> {
+    let origin = |run: &ResolvedRun| places.get(&run.init_from.as_ref()?.hash).copied();
+    let mut order: Vec<usize> = Vec::with_capacity(runs.len());
+    let mut placed = vec![false; runs.len()];
+    for place in 0..runs.len() {
+        let mut chain = Vec::new();
+        let mut next = Some(place);
+        while let Some(at) = next.filter(|&at| !placed[at]) {
+            placed[at] = true;
+            chain.push(at);
+            next = origin(&runs[at]);
+        }
+        order.extend(chain.into_iter().rev());
+    }
+    let mut runs: Vec<Option<ResolvedRun>> = runs.into_iter().map(Some).collect();
+    order
+        .into_iter()
+        .filter_map(|place| runs[place].take())
+        .collect()
+}
+
+/// The runs at one point of the axes: one, or one for each path of stages.
+fn at_point(
+    known: &mut Known,
+    root: &Path,
+    experiment: &Experiment,
+    point: &[(String, Value)],
+    backend: &str,
+) -> Result<Vec<ResolvedRun>, ExperimentError> {
+    let at = Point::new(experiment, point)?;
+    let paths = stages::paths(&at.document).map_err(|wrong| experiment.wrong_stage(wrong))?;
+    let Some(first) = paths.first() else {
+        let mut run = at.resolve(known, root, backend, None)?;
+        run.init_from = origin(known, root, experiment, point, &run, backend)?;
+        return Ok(vec![run]);
+    };
+    if at.method == Method::Base {
+        return Ok(vec![at.resolve(known, root, backend, first.0.last())?]);
+    }
+    let axis = |key: &str| {
+        point
+            .iter()
+            .any(|(axis, _)| axis.strip_prefix("train.") == Some(key))
+    };
+    let mut runs: HashMap<String, Origin> = HashMap::new();
+    let mut found = Vec::new();
+    for path in &paths {
+        let stage = path.0.last();
+        if let Some((stage, key)) = stage.and_then(|s| Some((s, s.train.keys().find(|k| axis(k))?)))
+        {
+            return Err(experiment.section_error(
+                "[axes]",
+                format!(
+                    "`train.{key}` cannot be an axis: the stage `{}` sets it",
+                    stage.name
+                ),
+            ));
+        }
+        let mut run = at.resolve(known, root, backend, stage)?;
+        if run
+            .train
+            .as_ref()
+            .is_some_and(|train| train.init_from.is_some())
+        {
+            return Err(experiment.value_error(
+                "[train]",
+                "init_from",
+                "cannot be combined with [[stage]]: a stage starts from the one before it".into(),
+            ));
+        }
+        run.axes.insert(STAGES.into(), path.name());
+        run.init_from = path
+            .before()
+            .and_then(|before| runs.get(&before.name()).cloned());
+        if let (Some(origin), Some(stage)) = (&mut run.init_from, stage) {
+            origin.optimizer = stage.carry == Carry::AdapterAndOptimizer;
+        }
+        let optimizer = run
+            .init_from
+            .as_ref()
+            .is_some_and(|origin| origin.optimizer);
+        if optimizer && labelled(&run) {
+            return Err(experiment.value_error(
+                "[[stage]]",
+                "carry",
+                "adapter_and_optimizer: tasks with labels have a head, which starts anew: write \"adapter\"".into(),
+            ));
+        }
+        let origin = Origin {
+            folder: run.folder(),
+            hash: run.hash(),
+            optimizer: false,
+        };
+        runs.insert(path.name(), origin);
+        found.push(run);
+    }
+    Ok(found)
+}
+
+/// Whether a run is trained to give labels.
+fn labelled(run: &ResolvedRun) -> bool {
+    let train = run.train.as_ref();
+    let task = train.and_then(|train| task(&train.task, &train.task_options).ok());
+    task.is_some_and(|task| task.labels().is_some())
+}
+
 /// The run that `run`, at `point` of the axes, starts from: the one at the same point but for the values that
 /// `train.init_from` names.
 fn origin(
+    known: &mut Known,
     root: &Path,
     experiment: &Experiment,
     point: &[(String, Value)],
@@ -238,7 +379,7 @@ fn origin(
         };
         axis.1 = value.clone();
     }
-    let origin = resolve(root, experiment, &from, backend)?;
+    let origin = Point::new(experiment, &from)?.resolve(known, root, backend, None)?;
     if origin.train.as_ref().is_some_and(|t| t.init_from.is_some()) {
         return Err(bad(format!(
             "`{}` would start from `{}`, which starts from another run itself",
@@ -249,6 +390,7 @@ fn origin(
     Ok(Some(Origin {
         folder: origin.folder(),
         hash: origin.hash(),
+        optimizer: false,
     }))
 }
 
@@ -277,42 +419,114 @@ fn repeated(experiment: &Experiment, point: &[(String, Value)]) -> bool {
         .any(|((_, values), (_, value))| values.iter().filter(|v| *v == value).count() > 1)
 }
 
-fn resolve(
-    root: &Path,
-    experiment: &Experiment,
-    point: &[(String, Value)],
-    backend: &str,
-) -> Result<ResolvedRun, ExperimentError> {
-    let mut document = experiment.document().clone();
-    let mut method = Method::Base;
-    let mut seed = 0;
-    for (key, value) in point {
-        match key.as_str() {
-            "method" => {
-                method = Method::try_from(value.clone())
-                    .map_err(|e| experiment.value_error("[axes]", "method", e.to_string()))?;
+/// An experiment with the values of one point of its axes written into it.
+struct Point<'a> {
+    experiment: &'a Experiment,
+    point: &'a [(String, Value)],
+    document: Value,
+    /// What has been written into the document.
+    writes: String,
+    method: Method,
+    seed: u64,
+}
+
+impl<'a> Point<'a> {
+    fn new(
+        experiment: &'a Experiment,
+        point: &'a [(String, Value)],
+    ) -> Result<Self, ExperimentError> {
+        let mut document = experiment.document().clone();
+        let mut method = Method::Base;
+        let mut seed = 0;
+        let mut writes = String::new();
+        for (key, value) in point {
+            match key.as_str() {
+                "method" => {
+                    method = Method::try_from(value.clone())
+                        .map_err(|e| experiment.value_error("[axes]", "method", e.to_string()))?;
+                }
+                "seed" => seed = value.as_u64().unwrap_or(0),
+                _ => {
+                    let _ = writeln!(writes, "{key} = {value}");
+                    experiment::set(&mut document, key, value.clone())
+                        .map_err(|e| experiment.section_error("[axes]", e))?;
+                }
             }
-            "seed" => seed = value.as_u64().unwrap_or(0),
-            _ => experiment::set(&mut document, key, value.clone())
-                .map_err(|e| experiment.section_error("[axes]", e))?,
         }
+        Ok(Point {
+            experiment,
+            point,
+            document,
+            writes,
+            method,
+            seed,
+        })
     }
-    for each in &experiment.overrides {
-        if holds(experiment, &each.when, &document, &method, seed)? {
-            for (key, value) in flatten(&each.set) {
-                experiment::set(&mut document, &key, value.clone())
-                    .map_err(|e| experiment.section_error("[[override]] set:", e))?;
+
+    /// The sections of a stage: the overrides that hold come last.
+    fn sections(
+        &self,
+        known: &mut Known,
+        stage: Option<&Stage>,
+    ) -> Result<Sections, ExperimentError> {
+        let experiment = self.experiment;
+        let asked = |key: &str| {
+            let when =
+                |each: &experiment::Override| flatten(&each.when).iter().any(|(k, _)| k == key);
+            experiment.overrides.iter().any(when)
+        };
+        let mut key = self.writes.clone();
+        if let Some(stage) = stage {
+            let _ = writeln!(key, "{stage:?}");
+        }
+        if asked("method") {
+            let _ = writeln!(key, "method = {}", self.method.name());
+        }
+        if asked("seed") {
+            let _ = writeln!(key, "seed = {}", self.seed);
+        }
+        if let Some(sections) = known.sections.get(&key) {
+            return Ok(sections.clone());
+        }
+        let mut document = match stage {
+            Some(stage) => experiment::at_stage(&self.document, stage),
+            None => self.document.clone(),
+        };
+        for each in &experiment.overrides {
+            if holds(experiment, &each.when, &document, &self.method, self.seed)? {
+                for (key, value) in flatten(&each.set) {
+                    experiment::set(&mut document, &key, value.clone())
+                        .map_err(|e| experiment.section_error("[[override]] set:", e))?;
+                }
             }
         }
+        let sections = experiment.sections(&document)?;
+        known.sections.insert(key, sections.clone());
+        Ok(sections)
     }
-    let Sections {
-        model,
-        adapter,
-        train,
-        evaluate,
-    } = experiment.sections(&document)?;
-    if method == Method::Full && model.dtype != Dtype::F32 {
-        return Err(experiment.value_error(
+
+    fn resolve(
+        &self,
+        known: &mut Known,
+        root: &Path,
+        backend: &str,
+        stage: Option<&Stage>,
+    ) -> Result<ResolvedRun, ExperimentError> {
+        let Point {
+            experiment,
+            point,
+            method,
+            ..
+        } = self;
+        let (method, mut seed) = (method.clone(), self.seed);
+        let Sections {
+            model,
+            adapter,
+            train,
+            evaluate,
+        } = self.sections(known, stage)?;
+        if method == Method::Full && model.dtype != Dtype::F32 {
+            return Err(experiment.value_error(
             "[model]",
             "dtype",
             format!(
@@ -321,62 +535,122 @@ fn resolve(
                 model.dtype.name()
             ),
         ));
+        }
+        if let Some(sharing) = method.sharing() {
+            sharing.check(&adapter).map_err(|e| {
+                let reason = format!("{}: {e}", method.name());
+                experiment.value_error("[axes]", "method", reason)
+            })?;
+        }
+        let adapter = method.sharing().is_some().then_some(adapter);
+        let train = (method != Method::Base).then_some(train);
+        if let Some(train) = &train
+            && train.best_by == BestBy::Metric
+            && evaluate.is_empty()
+        {
+            return Err(experiment.value_error(
+                "[train]",
+                "best_by",
+                "`metric` is that of the first [[evaluate]], and there is none".into(),
+            ));
+        }
+        if train.is_none() {
+            seed = 0;
+        }
+        let axes = point
+            .iter()
+            .filter(|(key, _)| match key.split('.').next() {
+                Some("adapter") => adapter.is_some(),
+                Some("train" | "seed") => train.is_some(),
+                _ => true,
+            })
+            .map(|(key, value)| {
+                let text = if key == "method" {
+                    method.name().to_owned()
+                } else {
+                    text_of(value)
+                };
+                (key.clone(), text)
+            })
+            .collect();
+        let mut tasks = BTreeMap::new();
+        let named = train.iter().map(|t| (&t.task, &t.task_options));
+        for (name, options) in named.chain(evaluate.iter().map(|e| (&e.task, &e.options))) {
+            let (key, info) = known
+                .task(root, name, options)
+                .map_err(|e| experiment.section_error(&format!("task `{name}`:"), e.to_string()))?;
+            tasks.insert(key, info);
+        }
+        let mut run = ResolvedRun {
+            experiment: experiment.name.clone(),
+            axes,
+            result_version: RESULT_VERSION,
+            backend: backend.into(),
+            model,
+            method,
+            seed,
+            adapter,
+            train,
+            evaluate,
+            init_from: None,
+            tasks,
+            files: BTreeMap::new(),
+        };
+        run.files = known.local_files(root, &run)?;
+        Ok(run)
     }
-    let adapter = method.sharing().is_some().then_some(adapter);
-    let train = (method != Method::Base).then_some(train);
-    if let Some(train) = &train
-        && train.best_by == BestBy::Metric
-        && evaluate.is_empty()
-    {
-        return Err(experiment.value_error(
-            "[train]",
-            "best_by",
-            "`metric` is that of the first [[evaluate]], and there is none".into(),
-        ));
+}
+
+impl Known {
+    fn task(
+        &mut self,
+        root: &Path,
+        name: &str,
+        options: &TaskOptions,
+    ) -> Result<(String, TaskInfo), sharelora_tasks::Error> {
+        let key = serde_json::to_string(options).unwrap_or_default();
+        let key = (name.to_owned(), key);
+        if let Some(found) = self.tasks.get(&key) {
+            return Ok(found.clone());
+        }
+        let found = task_info(root, name, options)?;
+        self.tasks.insert(key, found.clone());
+        Ok(found)
     }
-    if train.is_none() {
-        seed = 0;
-    }
-    let axes = point
-        .iter()
-        .filter(|(key, _)| match key.split('.').next() {
-            Some("adapter") => adapter.is_some(),
-            Some("train" | "seed") => train.is_some(),
-            _ => true,
-        })
-        .map(|(key, value)| {
-            let text = if key == "method" {
-                method.name().to_owned()
-            } else {
-                text_of(value)
+
+    fn local_files(
+        &mut self,
+        root: &Path,
+        run: &ResolvedRun,
+    ) -> Result<BTreeMap<String, String>, ExperimentError> {
+        let mut files = BTreeMap::new();
+        for source in run.model_sources() {
+            let Source::File(path) = source else { continue };
+            let name = source.to_string();
+            let hash = match self.files.get(&name) {
+                Some(hash) => hash.clone(),
+                None => {
+                    let hash = file_hash(&root.join(path))?;
+                    self.files.insert(name.clone(), hash.clone());
+                    hash
+                }
             };
-            (key.clone(), text)
-        })
-        .collect();
-    let mut tasks = BTreeMap::new();
-    let named = train.iter().map(|t| (&t.task, &t.task_options));
-    for (name, options) in named.chain(evaluate.iter().map(|e| (&e.task, &e.options))) {
-        let (key, info) = task_info(root, name, options)
-            .map_err(|e| experiment.section_error(&format!("task `{name}`:"), e.to_string()))?;
-        tasks.insert(key, info);
+            files.extend(hash.map(|hash| (name, hash)));
+        }
+        Ok(files)
     }
-    let mut run = ResolvedRun {
-        experiment: experiment.name.clone(),
-        axes,
-        result_version: RESULT_VERSION,
-        backend: backend.into(),
-        model,
-        method,
-        seed,
-        adapter,
-        train,
-        evaluate,
-        init_from: None,
-        tasks,
-        files: BTreeMap::new(),
-    };
-    run.files = local_files(root, &run)?;
-    Ok(run)
+}
+
+/// SHA-256 of a file that is there and not huge.
+fn file_hash(path: &Path) -> Result<Option<String>, ExperimentError> {
+    if !std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= HASHED_FILE_LIMIT) {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(path).map_err(|source| ExperimentError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(hex(&Sha256::digest(&bytes))))
 }
 
 fn task_info(
@@ -470,40 +744,37 @@ fn flatten(map: &Map<String, Value>) -> Vec<(String, &Value)> {
     out
 }
 
-fn local_files(
-    root: &Path,
-    run: &ResolvedRun,
-) -> Result<BTreeMap<String, String>, ExperimentError> {
-    let mut files = BTreeMap::new();
-    for source in run.model_sources() {
-        let Source::File(path) = source else { continue };
-        let path = root.join(path);
-        if std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= HASHED_FILE_LIMIT) {
-            let bytes =
-                std::fs::read(&path).map_err(|source| ExperimentError::Io { path, source })?;
-            files.insert(source.to_string(), hex(&Sha256::digest(&bytes)));
-        }
-    }
-    Ok(files)
-}
-
 /// JSON with the keys of every object in order, so that equal values have equal text.
 pub fn canonical(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
-            let parts: Vec<String> = sorted
-                .into_iter()
-                .map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical(v)))
-                .collect();
-            format!("{{{}}}", parts.join(","))
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Object(map) => {
+                let mut sorted: Vec<(&String, &Value)> = map.iter().collect();
+                sorted.sort_unstable_by_key(|(key, _)| *key);
+                out.push('{');
+                for (i, (key, value)) in sorted.into_iter().enumerate() {
+                    out.push_str(if i > 0 { "," } else { "" });
+                    let _ = write!(out, "{}:", Value::from(key.as_str()));
+                    write(value, out);
+                }
+                out.push('}');
+            }
+            Value::Array(list) => {
+                out.push('[');
+                for (i, value) in list.iter().enumerate() {
+                    out.push_str(if i > 0 { "," } else { "" });
+                    write(value, out);
+                }
+                out.push(']');
+            }
+            other => {
+                let _ = write!(out, "{other}");
+            }
         }
-        Value::Array(list) => {
-            let parts: Vec<String> = list.iter().map(canonical).collect();
-            format!("[{}]", parts.join(","))
-        }
-        other => other.to_string(),
     }
+    let mut out = String::new();
+    write(value, &mut out);
+    out
 }
 
 /// Lower-case hexadecimal digits.
@@ -777,7 +1048,7 @@ pub(crate) mod tests {
         };
         insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { method = \"lroa\" }"), @r#"experiments/x.toml: [[override]] when: `method`: unknown method `lroa` (did you mean `lora`?): choices: base, lora, share_a"#);
         insta::assert_snapshot!(wrong("when = { method = \"lora\" }", "when = { rank = 4 }"), @r#"experiments/x.toml: [[override]] when: `rank`: the file has no such key: write `method`, `seed` or a dotted key that is set, "train.task" say"#);
-        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
+        insta::assert_snapshot!(wrong("train.learning_rate\" = 1e-5", "train.learning_rat\" = 1e-5"), @r#"experiments/x.toml: [train] unknown key `learning_rat` (did you mean `learning_rate`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
     }
 
     /// Two labels for one configuration would do the work twice, and count one seed as two.
@@ -813,5 +1084,79 @@ pub(crate) mod tests {
                 && refused.contains(&weights),
             "{refused}"
         );
+    }
+
+    /// [`SMALL`] with two stages, in both orders.
+    fn staged(sequence: &str) -> String {
+        let stages =
+            "[[stage]]\nname = \"first\"\nsteps = 3\n[[stage]]\nname = \"second\"\nsteps = 5\n";
+        SMALL.replace("[axes]", &format!("{stages}{sequence}[axes]"))
+    }
+
+    /// Each stage is a run behind the one that it starts from, and its hash covers all that came before it.
+    #[test]
+    fn a_stage_starts_from_the_one_before() {
+        let plan = planned(&staged(""), &["axes.method=[\"base\", \"lora\"]"]).unwrap();
+        assert_eq!(
+            labels(&plan),
+            ["base", "lora-seed0-first", "lora-seed0-first+second"]
+        );
+        let [base, first, second] = &plan.runs[..] else {
+            panic!()
+        };
+        assert_eq!((&base.train, &first.init_from), (&None, &None));
+        let steps = |run: &ResolvedRun| run.train.as_ref().unwrap().steps;
+        assert_eq!((steps(first), steps(second)), (Some(3), Some(5)));
+        let origin = second.init_from.as_ref().unwrap();
+        assert_eq!(
+            (&origin.folder, &origin.hash),
+            (&first.folder(), &first.hash())
+        );
+        // Another first stage is another second one, though its own settings are the same.
+        let other = planned(
+            &staged("").replace("steps = 3", "steps = 4"),
+            &["axes.method=[\"lora\"]"],
+        );
+        assert_ne!(other.unwrap().runs[1].hash(), second.hash());
+        // What AdamW begins with decides the result.
+        let carried =
+            staged("").replace("steps = 5", "steps = 5\ncarry = \"adapter_and_optimizer\"");
+        let carried = planned(&carried, &["axes.method=[\"lora\"]"]).unwrap();
+        assert_eq!(carried.runs[0].hash(), first.hash());
+        assert_ne!(carried.runs[1].hash(), second.hash());
+    }
+
+    /// A stage that is done alone is the run of an experiment without stages: what one sweep has done, another need not do.
+    #[test]
+    fn a_first_stage_is_a_plain_run() {
+        let all = planned(
+            &staged("[sequence]\norders = \"all\"\n"),
+            &["axes.method=[\"lora\"]"],
+        )
+        .unwrap();
+        assert_eq!(
+            labels(&all),
+            [
+                "lora-seed0-first",
+                "lora-seed0-first+second",
+                "lora-seed0-second",
+                "lora-seed0-second+first"
+            ]
+        );
+        let plain = planned(SMALL, &["axes.method=[\"lora\"]", "train.steps=5"]).unwrap();
+        assert_eq!(plain.runs[0].hash(), all.runs[2].hash());
+    }
+
+    /// What cannot be combined is refused by name.
+    #[test]
+    fn stages_and_axes_do_not_contradict() {
+        let refused = |text: &str, sets: &[&str]| planned(text, sets).unwrap_err().to_string();
+        insta::assert_snapshot!(refused(&staged(""), &["axes.train.steps=[3, 4]"]), @"experiments/x.toml: [axes] `train.steps` cannot be an axis: the stage `first` sets it");
+        insta::assert_snapshot!(refused(&staged(""), &["train.init_from={ seed = 0 }"]), @"experiments/x.toml: [train] `init_from`: cannot be combined with [[stage]]: a stage starts from the one before it");
+        insta::assert_snapshot!(refused(&staged("[sequence]\norders = [[\"third\"]]\n"), &[]), @r#"experiments/x.toml: [sequence] `orders`: "third" is no stage: choices: first, second"#);
+        let typo = staged("").replace("steps = 3", "stpes = 3");
+        assert!(refused(&typo, &[]).contains("[train] unknown key `stpes`"));
+        let loss = "evaluate=[{ task = \"pocket\", loss = { held_out = 4 } }]";
+        insta::assert_snapshot!(refused(SMALL, &[loss]), @"experiments/x.toml: [[evaluate]] loss: `held_out`: 4 of all rows of `pocket`, and [train] holds out 0 of all: rows that are trained on would be measured");
     }
 }

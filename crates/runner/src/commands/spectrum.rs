@@ -393,21 +393,15 @@ fn layers(adapter: &Adapter, name: &str, projection: &str) -> Result<Vec<Layer>>
         .collect();
     let layer = |index: usize| {
         let site = layout.sites[index].clone();
-        let (a, b) = factors(&adapter.bank, index);
+        let (a, b) = adapter.bank.effective(index);
         let [rank, _] = a.dims();
         let (a, b) = (host(a), host(b));
-        let update = Factors::new(&a, &b, rank, shape(&site), layout.config.scale())
+        let update = Factors::new(&a, &b, rank, shape(&site), layout.scale())
             .and_then(|factors| Update::new(&factors))
             .with_context(|| format!("{name}: layer {} {projection}", site.layer))?;
         Ok(Layer { site, update })
     };
     indices.into_par_iter().map(layer).collect()
-}
-
-/// `A [r, in]` and `B [out, r]` of a site's update.
-fn factors(bank: &Bank, index: usize) -> (Tensor<2>, Tensor<2>) {
-    let (a, b) = bank.site(index);
-    (a.clone(), b.clone())
 }
 
 fn host(tensor: Tensor<2>) -> Vec<f32> {
