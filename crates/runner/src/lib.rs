@@ -32,6 +32,7 @@ pub mod programs;
 pub mod progress;
 pub mod samples;
 pub mod schedule;
+pub mod shapes;
 pub mod stages;
 pub mod store;
 pub mod sweep;

@@ -3,6 +3,7 @@
 mod bench;
 mod export;
 mod fetch;
+mod paper;
 mod parity;
 mod plan;
 mod score;
@@ -15,6 +16,7 @@ use anyhow::Result;
 pub use bench::{Bench, bench};
 pub use export::export;
 pub use fetch::{Wanted, fetch, fetch_all, wanted};
+pub use paper::{check_paper, paper, plan_paper};
 pub use parity::parity;
 pub use plan::{params, plan};
 pub use score::{score, score_completions, score_texts};
