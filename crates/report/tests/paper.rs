@@ -30,7 +30,7 @@ fn run(method: &str, seed: u64, trained: u64, right: usize, loss: f64) -> Run {
         loss: Some(loss),
         learning_rate: 1e-3,
         grad_norm: None,
-        tokens: 1000,
+        tokens: 1000 * step,
         tokens_per_second: 500.0,
         memory_bytes: 1 << 30,
         held_out_loss: (step % 5 == 0).then(|| loss + 1.0 / step as f64),
@@ -134,7 +134,22 @@ fn spec() -> TableSpec {
 #[test]
 fn a_table_is_filled_from_results_alone() {
     let table = spec().fill(&studies()).unwrap();
-    assert_snapshot!(table.render(Format::Markdown), @"");
+    assert_snapshot!(table.render(Format::Markdown), @r#"
+| Model | Method | Trained | Accuracy (%) | F1 | Other | Loss | Training (s) |
+| :-- | :-- | --: | --: | --: | --: | --: | --: |
+| tiny | Base | - | 20.0\* | not measured | not run | - | - |
+| tiny | LoRA | 200,000 | **50.0** | not measured | not run | **2.00** | 100 |
+| tiny | ShareA | 100,000 | 48.0 | not measured | not run | 2.10 | 100 |
+| tiny | ShareB | not run | not run | not run | not run | not run | not run |
+| tiny | ShareAB | **10,000** | 30.0\* | not measured | not run | 2.50 | 100 |
+| large\_model | LoRA | not run | not run | not run | not run | not run | not run |
+
+- From small with 1 seed. Means over seeds ± their standard deviation.
+- Bold: the best mean of its block, which alone is no finding.
+- \*: differs from LoRA in the same setting by the paired test of the experiment's report (its 95 % interval leaves out 0 and its Holm-corrected p is below 0.05; numbers of sequences: the interval over seeds alone).
+- Not measured: the runs' records say why.
+- Not run: no finished run of it is stored.
+"#);
     for row in table
         .rows
         .iter()
@@ -198,17 +213,17 @@ fn slips_are_named() {
             serde_json::from_value(column);
         column.unwrap_err().to_string()
     };
-    assert_snapshot!(value("parametres"), @"");
+    assert_snapshot!(value("parametres"), @r#"no value `parametres`: choices: a metric (gsm8k/exact_match_flexible, say), held_out_loss, parameters, adapter_mib, peak_memory_mib, training_seconds, tokens_per_second, average, continual.losses.NUMBER and continual.scores.NUMBER with NUMBER one of average, backward_transfer, forward_transfer, forgetting, intransigence"#);
     let mut spec = spec();
     spec.rows[0].experiment = None;
-    assert_snapshot!(spec.fill(&studies()).unwrap_err(), @"");
+    assert_snapshot!(spec.fill(&studies()).unwrap_err(), @r#"column `Trained`, tiny base: neither the rows nor the column name an experiment"#);
     let mut two = runs();
     for (run, rank) in two.iter_mut().zip(["4", "8", "8", "8"]) {
         run.record.method = "lora".into();
         run.record.axes.insert("adapter.rank".into(), rank.into());
     }
     let studies = Studies::from([("small".to_owned(), Study::new("Small", two))]);
-    assert_snapshot!(self::spec().fill(&studies).unwrap_err(), @"");
+    assert_snapshot!(self::spec().fill(&studies).unwrap_err(), @r#"column `Trained`, tiny lora: 2 fit: LoRA, rank 4; LoRA, rank 8; name the axes in `where`: adapter.rank"#);
 }
 
 /// The three other forms say the same as the Markdown.
@@ -306,7 +321,18 @@ fn claims_are_judged_by_their_rules() {
     let claims = claims();
     assert!(claims.counts().all(|count| count.what == What::Parameters));
     let table = claims.table(&[50.4, 70.0], &studies()).unwrap();
-    assert_snapshot!(table.render(Format::Markdown), @"");
+    assert_snapshot!(table.render(Format::Markdown), @r#"
+| Claim | Published | Here | Found | Verdict | Setting |
+| :-- | --: | :-- | --: | :-- | :-- |
+| Half the parameters | 50 % | s, ShareA: counted | 50.4 % | **reproduced** | the claim's own |
+| Half the parameters | 50 % | t, ShareA: counted | 70.0 % | - | another model |
+| Five points more | 5 points | small, ShareAB | −20.0 points (−27.7 to −11.8), p \< 0.001 | **not reproduced** | the claim's own |
+| One point more elsewhere | 1 points | small, ShareAB | −20.0 points (−27.7 to −11.8), p \< 0.001 | not testable here | tiny |
+| Never run | 1 points | never, ShareA | not run | not testable here | the claim's own |
+| Less memory | 6.3 GB | small, ShareAB | +0.02 GB | not testable here | tiny |
+
+- A count is reproduced where it is less than one unit of the last published digit away. A difference in the claim's own setting is reproduced where it counts, has the claimed sign and its 95 % interval reaches the published value, and not reproduced where the interval stays below that. What is from another setting is shown and decides nothing.
+"#);
 }
 
 /// The page is data and results alone, and links to every report that exists.
@@ -343,7 +369,52 @@ fn the_front_page_says_what_is_there_and_what_is_not() {
         .unwrap()
         .into();
     let rest = page.split("## The paper's tables").nth(1).unwrap();
-    assert_snapshot!(without_claims + rest, @"");
+    assert_snapshot!(without_claims + rest, @r#"
+# Found
+
+One *line*.
+
+Words.
+
+## What was found
+
+| Question | Method | Trained parameters | Found (95 % interval) | Against LoRA |
+| :-- | :-- | --: | --: | :-- |
+| Right? | Base | - | 20.0 % (13.3 to 28.9) | −30.0 points (−38.7 to −20.5), p \< 0.001: counts |
+|  | LoRA | 200,000 | 50.0 % (40.4 to 59.6) | - |
+|  | ShareAB | 10,000 | 30.0 % (21.9 to 39.6) | −20.0 points (−27.7 to −11.8), p \< 0.001: counts |
+|  | ShareB | - | not run | - |
+| Loss? | Base | - | - | - |
+|  | ShareA | 100,000 | 2.1000 | +0.1000: one seed, cannot be judged |
+
+- Means over seeds. A difference counts when its 95 % interval leaves out 0 and, where the same questions are compared in pairs, its Holm-corrected p is below 0.05; each report says by which test.
+
+
+
+- Small \& large (13 numbers, 16 cells not run): [paper/t.md](paper/t.md)
+
+## Reports
+
+- Title of small (4 of 5 runs). A question. [small/report.md](small/report.md), as a page [small/report.html](small/report.html)
+- [performance/README.md](performance/README.md): speed
+
+## What has not run
+
+| Experiment | Runs done | Why |
+| :-- | --: | :-- |
+| small | 4 of 5 | Time. |
+| never | 0 of 3 | A GPU. |
+
+## Where this page is from
+
+This page, the reports and all tables are made of `results/` and of the files of data beside them, byte for byte the same each time:
+
+```sh
+sharelora paper            # makes them
+sharelora paper --check    # names what does not follow from its results
+sharelora paper --dry-run  # plans every experiment in the paper's own settings
+```
+"#);
 }
 
 /// Figures are there only where their data are, and a report has them as sections.

@@ -22,8 +22,8 @@ struct Point {
 /// What the three panels of a row count.
 const ALONG: [&str; 3] = ["Optimizer step", "Training tokens", "Seconds of training"];
 
-/// A row of three panels for each value of the other axes; `None` unless a run has two evaluations. The held-out loss, or else the score that
-/// chooses the best step.
+/// A row of three panels for each value of the other axes; `None` unless a run has two evaluations behind its first step. The held-out loss, or
+/// else the score that chooses the best step. What was measured before training is left out: it would flatten all the rest.
 pub fn figure(title: &str, runs: &[Run]) -> Option<Figure> {
     let finished = |run: &&Run| run.record.status == Status::Finished && !run.steps.is_empty();
     let runs: Vec<&Run> = runs.iter().filter(finished).collect();
@@ -61,16 +61,11 @@ pub fn figure(title: &str, runs: &[Run]) -> Option<Figure> {
 fn evaluations(run: &Run, losses: bool) -> Vec<Point> {
     let mut along = [0.0; 3];
     let mut points = Vec::new();
-    let before = run.record.held_out_loss_before.filter(|_| losses);
-    if let Some(value) = before.filter(|_| run.steps.first().is_none_or(|step| step.step > 0)) {
-        points.push(Point { along, value });
-    }
-    for step in &run.steps {
-        if step.step > 0 {
-            let tokens = step.tokens as f64;
-            along[1] += tokens;
-            along[2] += tokens / step.tokens_per_second;
-        }
+    for step in run.steps.iter().filter(|step| step.step > 0) {
+        // A step counts the tokens of all before it too.
+        let tokens = step.tokens as f64;
+        along[2] += (tokens - along[1]) / step.tokens_per_second;
+        along[1] = tokens;
         along[0] = step.step as f64;
         let value = if losses {
             step.held_out_loss

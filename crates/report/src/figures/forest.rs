@@ -15,7 +15,11 @@ pub fn figure(title: &str, comparison: &Comparison) -> Option<Figure> {
     let metrics = comparison.metrics.iter().take(MOST_METRICS);
     let names = std::iter::once(None).chain(metrics.map(|metric| Some(metric.as_str())));
     let panels: Vec<Panel> = names.filter_map(|name| panel(comparison, name)).collect();
-    let methods = comparison.rows.iter().map(|row| row.method.as_str());
+    let trained = comparison
+        .rows
+        .iter()
+        .filter(|row| row.trainable_parameters > 0);
+    let methods = trained.map(|row| row.method.as_str());
     let legend = super::legend(methods.filter(|method| *method != "lora"));
     super::of_panels(format!("{title}: differences from LoRA"), panels, 2, legend)
 }
@@ -26,8 +30,11 @@ fn differences(comparison: &Comparison, metric: Option<&str>) -> Vec<(usize, Dif
     let losses = comparison.loss_pairs();
     let against = |row: usize| {
         let reference = references[row]?;
-        let lora =
-            comparison.rows[reference].method == "lora" && comparison.rows[row].method != "lora";
+        let of_row = &comparison.rows[row];
+        // The untouched model is so far away that the others would lie on one another.
+        let lora = comparison.rows[reference].method == "lora"
+            && of_row.method != "lora"
+            && of_row.trainable_parameters > 0;
         let found = match metric {
             Some(metric) => comparison.pairs.get(metric)?.difference(row, reference)?,
             None => losses.difference(row, reference)?,

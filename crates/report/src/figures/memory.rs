@@ -1,6 +1,7 @@
 //! What training holds in memory, by parts, as stacked bars; and what sharing leaves of LoRA's parameters as models grow.
 
 use crate::figure::{Area, Entry, Figure, Line, Mark, Panel, RGBColor, Scale, range};
+use crate::number::fixed;
 use crate::style;
 
 /// One method on one model.
@@ -154,14 +155,25 @@ fn size_panel(
     let sizes = bars.iter().map(|bar| bar.base_parameters as f64);
     let (least, most) = sizes.fold((f64::INFINITY, 1.0f64), |(a, b), x| (a.min(x), b.max(x)));
     let values = marks.iter().map(|mark: &Mark| mark.at.1);
+    let highest = range(values.chain([0.0])).1;
+    let mut named: Vec<f64> = Vec::new();
+    for size in marks.iter().map(|mark| mark.at.0) {
+        if named.last().is_none_or(|last| size > 1.35 * last) {
+            named.push(size);
+        }
+    }
     Panel {
         title: title.to_owned(),
         x_label: "Parameters of the model".into(),
         y_label: y_label.to_owned(),
         x_scale: Scale::Log,
         x_range: (least.min(most) / 1.3, most * 1.3),
-        x_names: Vec::new(),
-        y_range: (0.0, range(values.chain([0.0])).1),
+        x_names: named
+            .into_iter()
+            .map(|size| (size, format!("{}B", fixed(size / 1e9, 0))))
+            .collect(),
+        // A little below 0, so that markers there are whole.
+        y_range: (-0.03 * highest, highest),
         areas: Vec::new(),
         lines,
         marks,

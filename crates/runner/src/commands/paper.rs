@@ -236,7 +236,8 @@ fn pictures(shapes: &Shapes, bars: &[Bar]) -> Vec<Picture> {
         (
             "scaling-size",
             "What sharing leaves and saves as models grow",
-            "Left: trained parameters in percent of LoRA's. Right: the estimate of memory against LoRA's on the same model.",
+            "Left: trained parameters in percent of LoRA's. Right: what the estimate of memory is below LoRA's on the same model. LLaMA-3 and the 70B \
+             models have fewer heads of keys and values than of queries, which moves ShareA and ShareB.",
             memory::by_size("What sharing leaves and saves as models grow", bars),
         ),
     ];
