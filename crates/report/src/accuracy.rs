@@ -103,6 +103,7 @@ fn panel(metric: &str, comparison: &Comparison) -> Panel {
         x_range,
         x_names: Vec::new(),
         y_range,
+        areas: Vec::new(),
         lines,
         marks,
     }

@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::comparison::{axis_values, is_headline, label, lower_is_better, varying_axes};
+use crate::difference::{Difference, Test};
 use crate::figure::{Entry, Figure, Line, Mark, Panel, Scale, range};
 use crate::number::{fixed, signed};
 use crate::record::{Record, Run, Status};
@@ -77,6 +78,20 @@ const NUMBERS: [(&str, Number); 5] = [
     ("Forgetting", |n| n.forgetting),
     ("Intransigence", |n| n.intransigence),
 ];
+
+/// The number that is called so in a file, `backward_transfer` say.
+pub(crate) fn number(name: &str) -> Option<fn(&Numbers) -> Option<f64>> {
+    let mut all = number_names().into_iter().zip(NUMBERS);
+    all.find_map(|(key, (_, number))| (key == name).then_some(number))
+}
+
+/// How the numbers are called in files.
+pub(crate) fn number_names() -> Vec<String> {
+    let names = NUMBERS.iter();
+    names
+        .map(|(name, _)| name.to_lowercase().replace(' ', "_"))
+        .collect()
+}
 
 fn finished(run: &&Run) -> bool {
     run.record.status == Status::Finished
@@ -284,6 +299,28 @@ impl Sequence {
         };
         let values: Option<Vec<f64>> = pairs.map(of).collect();
         statistics::loss(&values?)
+    }
+
+    /// A number by its name in files, over the seeds.
+    pub(crate) fn named(&self, name: &str, losses: bool) -> Option<Estimate> {
+        self.over_seeds(&self.own_metrics(losses), number(name)?)
+    }
+
+    /// The same minus that of `other`, paired by seed.
+    pub(crate) fn named_against(
+        &self,
+        other: &Sequence,
+        name: &str,
+        losses: bool,
+    ) -> Option<Difference> {
+        let found = self.against(other, &self.own_metrics(losses), number(name)?)?;
+        Some(Difference {
+            value: found.mean,
+            interval: found.interval,
+            p: None,
+            corrected: None,
+            test: Test::Unpaired,
+        })
     }
 
     /// `alpaca, gsm8k`.
@@ -539,6 +576,7 @@ fn panel(metric: &str, sequences: &[&Sequence]) -> Panel {
         x_range: (-0.4, stages.len() as f64 + 0.4),
         x_names: (0..).map(f64::from).zip(names.map(str::to_owned)).collect(),
         y_range: range(ends.into_iter()),
+        areas: Vec::new(),
         lines,
         marks,
     }

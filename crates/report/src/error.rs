@@ -51,6 +51,9 @@ pub enum Error {
         /// The cause.
         source: polars::error::PolarsError,
     },
+    /// A description of a table, a claim or the front page asks for what cannot be.
+    #[error("{0}")]
+    Spec(String),
     /// A figure could not be drawn.
     #[error("cannot draw {}: {message}", path.display())]
     Figure {

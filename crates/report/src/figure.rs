@@ -54,6 +54,17 @@ pub struct Line {
     pub dashed: bool,
 }
 
+/// A filled outline in data coordinates: a band around a curve, a part of a bar.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Area {
+    /// Corners.
+    pub outline: Vec<(f64, f64)>,
+    /// Colour.
+    pub colour: RGBColor,
+    /// From 0 (invisible) to 1.
+    pub opacity: f64,
+}
+
 /// A marker in data coordinates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mark {
@@ -95,6 +106,8 @@ pub struct Panel {
     pub x_names: Vec<(f64, String)>,
     /// Vertical range; data beyond it are drawn at its edge.
     pub y_range: (f64, f64),
+    /// Areas, below all lines.
+    pub areas: Vec<Area>,
     /// Lines, first below.
     pub lines: Vec<Line>,
     /// Markers, above all lines.
@@ -436,6 +449,11 @@ fn draw_panel<B: DrawingBackend>(
         let style = anchored(SMALL, HPos::Right, VPos::Center);
         let text = format!("{tick:.decimals$}");
         area.draw(&Text::new(text, (left - 7 * SCALE, y + DROP), style))?;
+    }
+    for part in &panel.areas {
+        let corners = part.outline.iter().map(|&(x, y)| (x_at(x), y_at(y)));
+        let fill = part.colour.mix(part.opacity).filled();
+        area.draw(&Polygon::new(corners.collect::<Vec<_>>(), fill))?;
     }
     for line in &panel.lines {
         // A line is drawn piece by piece between the points that are no numbers.

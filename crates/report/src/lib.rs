@@ -5,6 +5,7 @@
 
 pub mod accuracy;
 pub mod bootstrap;
+pub mod claims;
 pub mod collect;
 pub mod comparison;
 pub mod continual;
@@ -12,7 +13,9 @@ pub mod csv;
 pub mod difference;
 pub mod error;
 pub mod figure;
+pub mod figures;
 pub mod file;
+pub mod front;
 pub mod latex;
 pub mod lm_eval;
 pub mod loss_curves;
@@ -20,6 +23,8 @@ pub mod markdown;
 pub mod number;
 pub mod page;
 pub mod pairs;
+pub mod paper;
+pub mod parquet;
 pub mod record;
 pub mod report;
 pub mod samples;

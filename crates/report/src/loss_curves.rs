@@ -116,6 +116,7 @@ fn panel(name: &str, setting: &str, y_label: &str) -> Panel {
         x_range: (0.0, 1.0),
         x_names: Vec::new(),
         y_range: (0.0, 1.0),
+        areas: Vec::new(),
         lines: Vec::new(),
         marks: Vec::new(),
     }

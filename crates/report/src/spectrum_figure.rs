@@ -99,6 +99,7 @@ fn panel(title: String, x_label: &str, x_range: (f64, f64)) -> Panel {
         x_range,
         x_names: Vec::new(),
         y_range: (0.0, 1.0),
+        areas: Vec::new(),
         lines: Vec::new(),
         marks: Vec::new(),
     }

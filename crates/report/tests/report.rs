@@ -260,6 +260,24 @@ Bars are 95 % intervals; markers with nearly the same number of parameters are m
 
 Files: [table.csv](table.csv), [table.tex](table.tex), [records.parquet](records.parquet), [loss.png](loss.png), [accuracy.png](accuracy.png).
 
+## Convergence
+
+![Held-out loss or score against steps, tokens and seconds](convergence.svg)
+
+Means over seeds; the band is their standard deviation. Tokens and seconds are those of the optimizer steps alone.
+
+## Quality against size and memory
+
+![Quality against trained parameters and against memory, with the Pareto front](pareto.svg)
+
+Means with 95 % intervals. The dashed line joins the settings that no other is better than in both directions, by their means.
+
+## Differences from LoRA
+
+![Differences from LoRA with their 95 % intervals](differences.svg)
+
+Each setting less LoRA with the same other settings, with the 95 % interval; an interval that crosses the dashed line holds no difference.
+
 ## Settings
 
 | Setting | Value |
@@ -314,8 +332,14 @@ fn the_same_results_give_the_same_files() {
         [
             "accuracy.png",
             "accuracy.svg",
+            "convergence.png",
+            "convergence.svg",
+            "differences.png",
+            "differences.svg",
             "loss.png",
             "loss.svg",
+            "pareto.png",
+            "pareto.svg",
             "records.parquet",
             "report.html",
             "report.md",

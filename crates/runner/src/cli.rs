@@ -196,6 +196,19 @@ enum Command {
         #[command(flatten)]
         named: Named,
     },
+    /// Make all tables, figures, reports and the front page from stored results
+    #[command(after_help = "Example:\n  sharelora paper --check")]
+    Paper {
+        /// Write nothing; name every file that does not follow from its results
+        #[arg(long, conflicts_with = "dry_run")]
+        check: bool,
+        /// Plan every experiment in the paper's own settings: parameters, memory and time
+        #[arg(long)]
+        dry_run: bool,
+        /// Arithmetic that a device does in training, in 10^12 operations a second, for the times of --dry-run
+        #[arg(long, value_name = "N", default_value_t = 100.0, requires = "dry_run")]
+        tflops: f64,
+    },
     /// Grade saved answers again
     #[command(
         after_help = "Example:\n  sharelora score results/quickstart/share_a-seed0-1f2e3d4c/samples-pocket.jsonl.zst --task pocket\n  \
@@ -402,6 +415,18 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Report { named } => {
             let (context, folders) = project(common)?;
             commands::report(&context, &folders, &named)
+        }
+        Command::Paper {
+            check,
+            dry_run,
+            tflops,
+        } => {
+            let (context, folders) = project(common)?;
+            match (check, dry_run) {
+                (true, _) => commands::check_paper(&context, &folders),
+                (_, true) => commands::plan_paper(&context, tflops),
+                _ => commands::paper(&context, &folders),
+            }
         }
         Command::Score {
             what,

@@ -38,6 +38,7 @@ pub mod queue;
 pub mod report;
 pub mod samples;
 pub mod schedule;
+pub mod shapes;
 pub mod slurm;
 pub mod stages;
 pub mod status;

@@ -1,15 +1,17 @@
 //! From the stored results of a plan to its report.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use sharelora_report::bootstrap::resampled_scores;
-use sharelora_report::{Paths, ReportSpec};
+use sharelora_report::{Paths, ReportSpec, Run};
 use sharelora_tasks::task;
 
 use crate::plan::RESULT_VERSION;
 use crate::store::State;
 use crate::sweep::Folders;
-use crate::{Plan, held_out};
+use crate::{Plan, Store, held_out};
 
 /// A report and the table that it opens with.
 pub struct Written {
@@ -18,18 +20,57 @@ pub struct Written {
     pub table: String,
 }
 
+/// The stored runs of a plan.
+pub struct Stored {
+    pub runs: Vec<Run>,
+    /// Their folder.
+    results: PathBuf,
+    /// Holds it.
+    _view: tempfile::TempDir,
+}
+
 /// Writes `reports/EXPERIMENT` from the stored results of the plan's runs.
-///
-/// Only these: the folder may also hold runs of earlier settings (`--set`), which are no further seeds of the same.
-/// So the report is made of a view of the folder, with records, steps and samples of the plan's runs alone.
 ///
 /// # Errors
 /// No run has a record yet, or a file cannot be read or written.
 pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> {
-    let store = folders.store();
+    let Some(stored) = stored(plan, &folders.store())? else {
+        return Err(nothing_stored(plan, &folders.store()).into());
+    };
+    let paths = write(plan, &stored, &folders.reports, command)?;
+    let table = sharelora_report::compare(&plan.experiment.title, &stored.runs)
+        .table
+        .render(sharelora_report::Format::Terminal);
+    Ok(Written { paths, table })
+}
+
+/// Writes `EXPERIMENT/` in `reports` from what is stored.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(plan: &Plan, stored: &Stored, reports: &Path, command: &str) -> Result<Paths> {
     let experiment = &plan.experiment;
+    let spec = ReportSpec {
+        title: experiment.title.clone(),
+        description: experiment.description.clone(),
+        caveat: experiment.caveat.clone(),
+        command: command.to_owned(),
+    };
+    let out = reports.join(&experiment.name);
+    let written = sharelora_report::write_report_of(&stored.runs, &stored.results, &out, &spec)?;
+    Ok(written)
+}
+
+/// The stored runs of a plan; `None` where none has a record.
+///
+/// Only these: the folder may also hold runs of earlier settings (`--set`), which are no further seeds of the same.
+/// So they are read from a view of the folder, with records, steps and samples of the plan's runs alone.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn stored(plan: &Plan, store: &Store) -> Result<Option<Stored>> {
     let view = tempfile::tempdir().context("a temporary folder for the report cannot be made")?;
-    let results = view.path().join(&experiment.name);
+    let results = view.path().join(&plan.experiment.name);
     std::fs::create_dir_all(&results)?;
     let mut records = 0;
     for run in &plan.runs {
@@ -57,46 +98,43 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
         }
     }
     if records == 0 {
-        let dir = store.experiment_dir(&experiment.name);
-        let others = std::fs::read_dir(&dir).map_or(0, |entries| {
-            let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
-            let folders = entries.flatten().filter(|e| e.path().is_dir());
-            folders.filter(|e| !hidden(&e.file_name())).count()
-        });
-        let hint = if others == 0 {
-            String::new()
-        } else {
-            format!(
-                " ({others} folders there belong to other settings: give the same --set and --backend as when they were made; \
-                 runs of another result version than {RESULT_VERSION} are done again)"
-            )
-        };
-        return Err(crate::error::AbsentError(format!(
-            "{}: no run of this plan has a record{hint}; next: sharelora sweep {}",
-            dir.display(),
-            experiment.name
-        ))
-        .into());
+        return Ok(None);
     }
-    let spec = ReportSpec {
-        title: experiment.title.clone(),
-        description: experiment.description.clone(),
-        caveat: experiment.caveat.clone(),
-        command: command.to_owned(),
-    };
     let mut runs = sharelora_report::read_experiment(&results)?;
     runs.par_iter_mut()
         .try_for_each(|run| resample_corpora(run, plan))?;
-    let out = folders.reports.join(&experiment.name);
-    let paths = sharelora_report::write_report_of(&runs, &results, &out, &spec)?;
-    let table = sharelora_report::compare(&spec.title, &runs)
-        .table
-        .render(sharelora_report::Format::Terminal);
-    Ok(Written { paths, table })
+    Ok(Some(Stored {
+        runs,
+        results,
+        _view: view,
+    }))
+}
+
+fn nothing_stored(plan: &Plan, store: &Store) -> crate::error::AbsentError {
+    let experiment = &plan.experiment;
+    let dir = store.experiment_dir(&experiment.name);
+    let others = std::fs::read_dir(&dir).map_or(0, |entries| {
+        let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+        let folders = entries.flatten().filter(|e| e.path().is_dir());
+        folders.filter(|e| !hidden(&e.file_name())).count()
+    });
+    let hint = if others == 0 {
+        String::new()
+    } else {
+        format!(
+            " ({others} folders there belong to other settings: give the same --set and --backend as when they were made; \
+             runs of another result version than {RESULT_VERSION} are done again)"
+        )
+    };
+    crate::error::AbsentError(format!(
+        "{}: no run of this plan has a record{hint}; next: sharelora sweep {}",
+        dir.display(),
+        experiment.name
+    ))
 }
 
 /// Scores of whole corpora, as BLEU and Matthews's coefficient, over resamples of the questions: for intervals and paired tests.
-fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> {
+fn resample_corpora(run: &mut Run, plan: &Plan) -> Result<()> {
     let Some(planned) = plan.runs.iter().find(|p| p.folder() == folder_of(run)) else {
         return Ok(());
     };
@@ -107,10 +145,11 @@ fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> 
             if let Some(file) = files.get(&spec.samples_name()) {
                 let mut samples = crate::samples::read(file)?;
                 samples.sort_by(|a, b| a.id.cmp(&b.id));
-                let loss = |chosen: &[usize]| held_out::loss(&samples, chosen);
+                let rows = samples.len();
+                let scores =
+                    resampled_scores(rows, |chosen: &[usize]| held_out::loss(&samples, chosen));
                 let name = format!("{}/{}", spec.measured(), held_out::METRIC);
-                run.resampled
-                    .insert(name, resampled_scores(samples.len(), loss));
+                run.resampled.insert(name, scores);
             }
             continue;
         }
@@ -129,7 +168,7 @@ fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> 
     Ok(())
 }
 
-fn folder_of(run: &sharelora_report::Run) -> String {
+fn folder_of(run: &Run) -> String {
     let name = run.dir.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }

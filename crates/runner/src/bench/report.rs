@@ -773,6 +773,7 @@ fn panel(
         x_range: (0.0, 1.0),
         x_names: Vec::new(),
         y_range: (0.0, 1.0),
+        areas: Vec::new(),
         lines: Vec::new(),
         marks: Vec::new(),
     };

@@ -261,7 +261,7 @@ mod tests {
         insta::assert_snapshot!(of(&["slurm.account=\"a b\""], ""), @"experiments/x.toml: [slurm] `account`: `a b` is no name");
         insta::assert_snapshot!(of(&["slurm.runs_per_task=0"], ""), @"experiments/x.toml: [slurm] `runs_per_task`: 0 is out of range: a whole number of at least 1");
         insta::assert_snapshot!(of(&["slurm=3"], ""), @"experiments/x.toml: [slurm] is missing, or no table");
-        insta::assert_snapshot!(of(&["axes.slurm.time=[\"1:00:00\"]"], ""), @r#"experiments/x.toml: [axes] unknown key `slurm.time`: choices: method, seed, or a dotted key of model, adapter, train or evaluate, "adapter.rank" say"#);
+        insta::assert_snapshot!(of(&["axes.slurm.time=[\"1:00:00\"]"], ""), @r#"experiments/x.toml: [axes] unknown key `slurm.time`: choices: method, seed, or a dotted key of model, adapter, train, evaluate or stage, "adapter.rank" say"#);
     }
 
     #[test]
