@@ -442,11 +442,7 @@ fn carry_optimizer(origin: &Origin, learner: &mut Learner, dir: &RunDir) -> Resu
     let file = left_by(origin, "checkpoint/state", dir)?;
     let found = checkpoint::load(&dir.sibling(&origin.folder).join("checkpoint"), &sizes)?;
     let found = found.with_context(|| format!("{}: no state of AdamW", file.display()))?;
-    Ok(checkpoint::begin(
-        &dir.checkpoint(),
-        learner,
-        found.moments,
-    )?)
+    checkpoint::begin(&dir.checkpoint(), learner, found.moments)
 }
 
 /// The weights of the fully fine-tuned run that this one starts from.
