@@ -81,12 +81,37 @@ fn spectra() -> Spectra {
 #[test]
 fn tables_are_readable() {
     let table = spectrum_table::summaries(&spectra(), false, &[1, 4]);
-    insta::assert_snapshot!(terminal::render(&table, false), @"");
+    insta::assert_snapshot!(terminal::render(&table, false), @r"
+    Singular values of the updates s B A
+
+    Projection  Run            Layers  Largest  Effective rank  Stable rank  Top 1 (%)  Top 4 (%)    Norm  of W (%)
+    ---------------------------------------------------------------------------------------------------------------
+    q_proj      lora-seed0          2   1.5000            1.50         1.62       65.0      100.0  1.8251     22.36
+    q_proj      lora-seed1          2   1.5000            1.50         1.62       65.0      100.0  1.8251     22.36
+    q_proj      share_a-seed0       2   1.5000            1.50         1.62       65.0      100.0  1.8251     22.36
+    v_proj      lora-seed0          2   2.0000            1.50         1.01       98.6      100.0  2.0207     30.41
+    v_proj      lora-seed1          2   3.0000            1.50         1.01       98.6      100.0  3.0207     30.41
+    v_proj      share_a-seed0       2   1.5000            1.50         1.03       97.3      100.0  1.5207     30.41
+
+    Top k: the part of the squared norm in the k largest values; of W: against the frozen weight's norm.
+    Means over the layers; --layers shows each.
+    ");
     let table = spectrum_table::summaries(&spectra(), true, &[1]);
     assert_eq!(table.rows.len(), 12);
     assert_eq!(table.rows[11][4].text, "-");
     let table = spectrum_table::angles(&spectra());
-    insta::assert_snapshot!(terminal::render(&table, false), @"");
+    insta::assert_snapshot!(terminal::render(&table, false), @r"
+    Principal angles between updates (degrees)
+
+    Projection  Between                    Pairs  Outputs: least  mean  overlap (%)  chance  Inputs: least  mean  overlap (%)  chance
+    ---------------------------------------------------------------------------------------------------------------------------------
+    q_proj      layers of lora-seed0           1            28.6  43.0         25.0    25.0            0.0   0.0        100.0    25.0
+    q_proj      layers of share_a-seed0        1            14.3  50.1         25.0    25.0            0.0   0.0        100.0    25.0
+    q_proj      lora-seed0 and lora-seed1      2             5.7   8.6         25.0    25.0            0.0   0.0        100.0    25.0
+
+    Outputs are the column spaces of s B A, inputs its row spaces; means over the pairs.
+    Overlap is the mean squared cosine: 100 for one space; chance is that of random spaces.
+    ");
 }
 
 /// Long tables for other programs: every value, every site and every angle has its row.
