@@ -4,6 +4,8 @@
 //! no tensor library, no clock. The same results give the same report, byte for byte.
 
 pub mod accuracy;
+pub mod against;
+pub mod against_text;
 pub mod bootstrap;
 pub mod collect;
 pub mod comparison;
@@ -17,6 +19,7 @@ pub mod latex;
 pub mod lm_eval;
 pub mod loss_curves;
 pub mod markdown;
+pub mod method_comparison;
 pub mod number;
 pub mod page;
 pub mod pairs;
@@ -27,6 +30,7 @@ pub mod section;
 pub mod statistics;
 pub mod style;
 pub mod table;
+pub mod tensorboard;
 pub mod terminal;
 pub mod transfer;
 

@@ -72,6 +72,8 @@ pub enum ExportFormat {
     Native,
     /// Results and samples in the layout of lm-evaluation-harness
     LmEval,
+    /// The result as one of Hugging Face PEFT's method_comparison
+    MethodComparison,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,6 +91,9 @@ enum Command {
         /// Only runs whose label contains this text or matches this regular expression
         #[arg(long, value_name = "REGEX")]
         only: Option<String>,
+        /// Write TensorBoard event files of the runs at the end (`sharelora tensorboard NAME --follow` writes them as they grow)
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// Do one run of an experiment
     #[command(after_help = "Example:\n  sharelora run quickstart share_a-seed0")]
@@ -97,6 +102,9 @@ enum Command {
         named: Named,
         /// Label of the run, as `plan` shows it
         label: String,
+        /// Write the run's TensorBoard event file at the end
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// Show the runs of an experiment, what is done, and what each will need
     #[command(after_help = "Example:\n  sharelora plan quickstart --json")]
@@ -171,6 +179,16 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Compare two runs, or two sweeps: settings, scores with tests, losses, speed, memory, answers
+    #[command(
+        after_help = "Example:\n  sharelora compare smollm2-gsm8k/lora smollm2-gsm8k/share_a --samples 3"
+    )]
+    Compare(commands::Compare),
+    /// Write TensorBoard event files from stored steps
+    #[command(
+        after_help = "Example:\n  sharelora tensorboard quickstart --follow\n  tensorboard --logdir results/quickstart"
+    )]
+    Tensorboard(commands::Tensorboard),
     /// Compare this program with reference values of transformers and PEFT: outputs, training steps, real prompts
     #[command(
         after_help = "Example:\n  sharelora parity reference/llama-gqa reference/smollm2.json --model-of smollm2-gsm8k"
@@ -247,16 +265,29 @@ fn dispatch(cli: Cli) -> Result<u8> {
             named,
             dry_run,
             only,
+            tensorboard,
         } => {
             let (context, folders) = project(common)?;
             if dry_run {
                 return commands::plan(&context, &folders, &named, only.as_deref(), false);
             }
-            commands::sweep(&context, &folders, &named, only.as_deref())
+            let code = commands::sweep(&context, &folders, &named, only.as_deref())?;
+            if tensorboard {
+                commands::events_of_plan(&context, &folders, &named, |_| true)?;
+            }
+            Ok(code)
         }
-        Command::Run { named, label } => {
+        Command::Run {
+            named,
+            label,
+            tensorboard,
+        } => {
             let (context, folders) = project(common)?;
-            commands::run(&context, &folders, &named, &label)
+            let code = commands::run(&context, &folders, &named, &label)?;
+            if tensorboard {
+                commands::events_of_plan(&context, &folders, &named, |of| of == label)?;
+            }
+            Ok(code)
         }
         Command::Plan { named, json } => {
             let (context, folders) = project(common)?;
@@ -296,6 +327,14 @@ fn dispatch(cli: Cli) -> Result<u8> {
         },
         Command::Export { run, format, out } => {
             commands::export(&anywhere(common)?, &run, format, &out)
+        }
+        Command::Compare(options) => {
+            let (context, folders) = results(common)?;
+            commands::compare(&context, &folders, &options)
+        }
+        Command::Tensorboard(options) => {
+            let (context, folders) = results(common)?;
+            commands::tensorboard(&context, &folders, &options)
         }
         Command::Parity { paths, model_of } => {
             commands::parity(&anywhere(common)?, &paths, &model_of)
@@ -355,17 +394,26 @@ pub fn project_root() -> Result<PathBuf> {
 
 fn project(common: &Common) -> Result<(Context, Folders)> {
     let root = project_root()?;
-    let folders = Folders {
-        results: common
-            .results
-            .clone()
-            .unwrap_or_else(|| root.join("results")),
-        reports: common
-            .reports
-            .clone()
-            .unwrap_or_else(|| root.join("reports")),
-    };
-    Ok((context(common, &root)?, folders))
+    Ok((context(common, &root)?, folders(common, &root)))
+}
+
+fn folders(common: &Common, root: &Path) -> Folders {
+    let given =
+        |folder: &Option<PathBuf>, name: &str| folder.clone().unwrap_or_else(|| root.join(name));
+    Folders {
+        results: given(&common.results, "results"),
+        reports: given(&common.reports, "reports"),
+    }
+}
+
+/// For commands that read results alone, which `--results` may name outside a project.
+fn results(common: &Common) -> Result<(Context, Folders)> {
+    if common.results.is_none() {
+        return project(common);
+    }
+    let context = anywhere(common)?;
+    let folders = folders(common, &context.root);
+    Ok((context, folders))
 }
 
 /// For commands that also work outside a project.

@@ -34,6 +34,7 @@ pub mod samples;
 pub mod schedule;
 pub mod stages;
 pub mod store;
+pub mod stored;
 pub mod sweep;
 pub mod train;
 

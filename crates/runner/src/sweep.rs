@@ -310,8 +310,12 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
         command: command.to_owned(),
     };
     let mut runs = sharelora_report::read_experiment(&results)?;
-    runs.par_iter_mut()
-        .try_for_each(|run| resample_corpora(run, plan))?;
+    runs.par_iter_mut().try_for_each(|run| {
+        match plan.runs.iter().find(|p| p.folder() == folder_of(run)) {
+            Some(planned) => resample_corpora(run, planned),
+            None => Ok(()),
+        }
+    })?;
     let out = folders.reports.join(&experiment.name);
     let paths = sharelora_report::write_report_of(&runs, &results, &out, &spec)?;
     let table = sharelora_report::compare(&spec.title, &runs)
@@ -321,10 +325,10 @@ pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> 
 }
 
 /// Scores of whole corpora, as BLEU and Matthews's coefficient, over resamples of the questions: for intervals and paired tests.
-fn resample_corpora(run: &mut sharelora_report::Run, plan: &Plan) -> Result<()> {
-    let Some(planned) = plan.runs.iter().find(|p| p.folder() == folder_of(run)) else {
-        return Ok(());
-    };
+///
+/// # Errors
+/// A samples file cannot be read, or a task does not exist.
+pub fn resample_corpora(run: &mut sharelora_report::Run, planned: &ResolvedRun) -> Result<()> {
     let files = sharelora_report::samples::files(&run.dir)?;
     for spec in &planned.evaluate {
         let task = task(&spec.task, &spec.options)?;

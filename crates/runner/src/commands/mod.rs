@@ -1,24 +1,28 @@
 //! One function a command. Each returns the exit code, or an error that decides it.
 
 mod bench;
+mod compare;
 mod export;
 mod fetch;
 mod parity;
 mod plan;
 mod score;
 mod sweep;
+mod tensorboard;
 
 use std::io::Write;
 
 use anyhow::Result;
 
 pub use bench::{Bench, bench};
+pub use compare::{Compare, compare};
 pub use export::export;
 pub use fetch::{Wanted, fetch, fetch_all, wanted};
 pub use parity::parity;
 pub use plan::{params, plan};
 pub use score::{score, score_completions, score_texts};
 pub use sweep::{report, run, sweep};
+pub use tensorboard::{Tensorboard, events_of_plan, tensorboard};
 
 use crate::cli::Named;
 use crate::{Context, Experiment, Plan};
