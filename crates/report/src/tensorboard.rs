@@ -211,7 +211,7 @@ mod tests {
             tokens: 100 * step,
             tokens_per_second: if step > 0 { 50.0 } else { 0.0 },
             memory_bytes: 1 << 30,
-            held_out_loss: (step % 2 == 0).then_some(1.5),
+            held_out_loss: step.is_multiple_of(2).then_some(1.5),
             metric: None,
         }
     }
