@@ -185,47 +185,11 @@ pub fn judge(estimates: &[Option<&Estimate>], pairs: &Pairs, lower_is_better: bo
 
 /// Compares the runs of an experiment.
 pub fn compare(title: &str, runs: &[Run]) -> Comparison {
-    let mut axes = varying_axes(runs.iter().map(|run| &run.record));
-    axes.retain(|axis| !divides_metrics(axis, runs));
-    let mut groups: BTreeMap<_, Vec<&Run>> = BTreeMap::new();
-    for run in runs {
-        let record = &run.record;
-        let values = axis_values(record, &axes);
-        let places: Vec<_> = values.iter().map(|value| natural(value)).collect();
-        let key = (style::method_order(&record.method), places);
-        groups.entry(key).or_default().push(run);
-    }
-    let finished = || {
-        runs.iter()
-            .map(|run| &run.record)
-            .filter(|record| record.status == Status::Finished)
-    };
-    let metrics: BTreeSet<String> = finished()
-        .flat_map(|record| &record.metrics)
-        .filter(|(key, metric)| is_headline(key) && metric.value.is_finite())
-        .map(|(key, _)| key.clone())
-        .collect();
-    let metrics: Vec<String> = metrics.into_iter().collect();
-    let percent = metrics
-        .iter()
-        .filter(|key| {
-            finished()
-                .filter_map(|record| record.metrics.get(*key))
-                .all(|metric| !metric.value.is_finite() || (0.0..=1.0).contains(&metric.value))
-        })
-        .cloned()
-        .collect();
-    let mut rows: Vec<Row> = groups
-        .values()
-        .filter_map(|runs| row(runs, &axes))
-        .collect();
-    let scored: Vec<Vec<&Run>> = groups
-        .into_values()
-        .map(|mut runs| {
-            runs.retain(|run| run.record.status == Status::Finished);
-            runs
-        })
-        .collect();
+    let axes = row_axes(runs);
+    let groups = settings(runs, &axes);
+    let (metrics, percent) = headlines(runs.iter());
+    let mut rows: Vec<Row> = groups.iter().filter_map(|runs| row(runs, &axes)).collect();
+    let scored: Vec<Vec<&Run>> = groups.into_iter().map(finished).collect();
     let mut pairs = BTreeMap::new();
     for metric in &metrics {
         let (estimates, differences) = pairs::estimate(metric, &scored, references(&rows));
@@ -245,6 +209,54 @@ pub fn compare(title: &str, runs: &[Run]) -> Comparison {
     };
     comparison.table = comparison.main_table(title, runs);
     comparison
+}
+
+/// The axes that make rows of `runs`: those that vary, but for those that divide the metrics.
+pub(crate) fn row_axes(runs: &[Run]) -> Vec<String> {
+    let mut axes = varying_axes(runs.iter().map(|run| &run.record));
+    axes.retain(|axis| !divides_metrics(axis, runs));
+    axes
+}
+
+/// The runs of each setting, a method and its values of `axes`, in the order of methods, then of axes.
+pub(crate) fn settings<'a>(runs: &'a [Run], axes: &[String]) -> Vec<Vec<&'a Run>> {
+    let mut groups: BTreeMap<_, Vec<&Run>> = BTreeMap::new();
+    for run in runs {
+        let record = &run.record;
+        let values = axis_values(record, axes);
+        let places: Vec<_> = values.iter().map(|value| natural(value)).collect();
+        let key = (style::method_order(&record.method), places);
+        groups.entry(key).or_default().push(run);
+    }
+    groups.into_values().collect()
+}
+
+/// Those of `runs` that finished.
+pub(crate) fn finished(mut runs: Vec<&Run>) -> Vec<&Run> {
+    runs.retain(|run| run.record.status == Status::Finished);
+    runs
+}
+
+/// The headline metrics of the finished runs, and those of them that are shown in percent: all values lie in 0..=1.
+pub(crate) fn headlines<'a>(
+    runs: impl Iterator<Item = &'a Run> + Clone,
+) -> (Vec<String>, BTreeSet<String>) {
+    let records = runs.map(|run| &run.record);
+    let finished = records.filter(|record| record.status == Status::Finished);
+    let metrics: BTreeSet<String> = finished
+        .clone()
+        .flat_map(|record| &record.metrics)
+        .filter(|(key, metric)| is_headline(key) && metric.value.is_finite())
+        .map(|(key, _)| key.clone())
+        .collect();
+    let in_percent = |key: &&String| {
+        let mut values = finished
+            .clone()
+            .filter_map(|record| record.metrics.get(*key));
+        values.all(|metric| !metric.value.is_finite() || (0.0..=1.0).contains(&metric.value))
+    };
+    let percent = metrics.iter().filter(in_percent).cloned().collect();
+    (metrics.into_iter().collect(), percent)
 }
 
 /// [`Comparison::references`].
@@ -273,7 +285,8 @@ fn references(rows: &[Row]) -> Vec<Option<usize>> {
         .collect()
 }
 
-fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
+/// The row of one setting's runs, without its metrics; `None` of no runs.
+pub(crate) fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
     let records: Vec<&Record> = runs.iter().map(|run| &run.record).collect();
     let first = records.first()?;
     let finished: Vec<&&Record> = records
@@ -347,26 +360,7 @@ impl Comparison {
 
     /// A difference as readers see it: `+1.0 (−0.9 to 2.9), p = 0.453`, with the corrected p-value, without a unit.
     pub fn show_difference(&self, metric: &str, difference: &Difference) -> String {
-        let signed = |value: f64| {
-            let text = self.show(metric, value);
-            let is_zero = !text.contains(|c: char| c.is_ascii_digit() && c != '0');
-            match text.strip_prefix('-') {
-                Some(digits) if is_zero => digits.to_owned(),
-                Some(digits) => format!("−{digits}"),
-                None => text,
-            }
-        };
-        let mut text = signed(difference.value);
-        if difference.value > 0.0 {
-            text.insert(0, '+');
-        }
-        if let Some((low, high)) = difference.interval {
-            text += &format!(" ({} to {})", signed(low), signed(high));
-        }
-        match difference.corrected {
-            Some(p) => format!("{text}, {}", p_value(p)),
-            None => text + ", not paired",
-        }
+        show_difference(difference, |value| self.show(metric, value))
     }
 
     /// Whether training made a difference but no trained setting differs from another.
@@ -387,11 +381,7 @@ impl Comparison {
 
     /// A metric's value as readers see it, without a unit: in percent, or as it is.
     pub fn show(&self, metric: &str, value: f64) -> String {
-        if self.percent.contains(metric) {
-            percent(value)
-        } else {
-            fixed(value, 3)
-        }
+        show(value, self.percent.contains(metric))
     }
 
     /// What a metric's values are multiplied with to be shown.
@@ -661,7 +651,41 @@ impl Comparison {
     }
 }
 
-fn estimate_cell(estimate: &Estimate, scale: f64, show: impl Fn(f64) -> String) -> Cell {
+/// A metric's value as readers see it, without a unit.
+pub(crate) fn show(value: f64, in_percent: bool) -> String {
+    if in_percent {
+        percent(value)
+    } else {
+        fixed(value, 3)
+    }
+}
+
+/// A difference as readers see it: `+1.0 (−0.9 to 2.9), p = 0.453`, with the corrected p-value.
+pub(crate) fn show_difference(difference: &Difference, show: impl Fn(f64) -> String) -> String {
+    let signed = |value: f64| {
+        let text = show(value);
+        let is_zero = !text.contains(|c: char| c.is_ascii_digit() && c != '0');
+        match text.strip_prefix('-') {
+            Some(digits) if is_zero => digits.to_owned(),
+            Some(digits) => format!("−{digits}"),
+            None => text,
+        }
+    };
+    let mut text = signed(difference.value);
+    if difference.value > 0.0 {
+        text.insert(0, '+');
+    }
+    if let Some((low, high)) = difference.interval {
+        text += &format!(" ({} to {})", signed(low), signed(high));
+    }
+    match difference.corrected {
+        Some(p) => format!("{text}, {}", p_value(p)),
+        None => text + ", not paired",
+    }
+}
+
+/// An estimate with what stands behind `±` and its interval, in the unit that `scale` gives.
+pub(crate) fn estimate_cell(estimate: &Estimate, scale: f64, show: impl Fn(f64) -> String) -> Cell {
     let mut text = show(estimate.mean);
     if let Some(spread) = estimate.spread {
         text += &format!(" ± {}", show(spread));

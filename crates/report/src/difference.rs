@@ -5,11 +5,14 @@
 //! grade, or means over seeds, a bootstrap of the questions ([`crate::bootstrap`]). Without common questions the two are taken
 //! as independent ([`unpaired`]).
 
+use serde::Serialize;
+
 use crate::bootstrap;
 use crate::statistics::{Estimate, Z95, mean, satterthwaite, standard_deviation, wilson};
 
 /// How a [`Difference`] was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Test {
     /// McNemar's exact test on the same questions.
     McNemar,
@@ -22,7 +25,7 @@ pub enum Test {
 }
 
 /// A difference of two settings in one score: the first less the second.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The difference.
     pub value: f64,

@@ -4,6 +4,8 @@
 //! no tensor library, no clock. The same results give the same report, byte for byte.
 
 pub mod accuracy;
+pub mod against;
+pub mod against_text;
 pub mod bootstrap;
 pub mod claims;
 pub mod collect;
@@ -20,6 +22,7 @@ pub mod latex;
 pub mod lm_eval;
 pub mod loss_curves;
 pub mod markdown;
+pub mod method_comparison;
 pub mod number;
 pub mod page;
 pub mod pairs;
@@ -35,6 +38,7 @@ pub mod spectrum_table;
 pub mod statistics;
 pub mod style;
 pub mod table;
+pub mod tensorboard;
 pub mod terminal;
 pub mod transfer;
 

@@ -364,7 +364,7 @@ fn sha256(text: &str) -> String {
 
 /// Seconds since 1970 of a time in UTC as records have it, `2026-11-23T21:40:27Z`; `null` of another text. Days by the civil
 /// calendar, years from March (H. Hinnant, "chrono-compatible low-level date algorithms").
-fn unix_seconds(time: &str) -> Option<f64> {
+pub(crate) fn unix_seconds(time: &str) -> Option<f64> {
     let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
     let fields = |text: &str, by: char| -> Option<[f64; 3]> {
         let numbers: Option<Vec<f64>> = text.split(by).map(|part| part.parse().ok()).collect();

@@ -121,17 +121,7 @@ pub fn estimate(
     rows: &[Vec<&Run>],
     reference: Vec<Option<usize>>,
 ) -> (Vec<Option<Estimate>>, Pairs) {
-    let scored: Vec<Vec<(&Run, &Metric)>> = rows
-        .iter()
-        .map(|runs| {
-            let scores = runs
-                .iter()
-                .filter_map(|run| Some((*run, run.record.metrics.get(metric)?)));
-            scores
-                .filter(|(_, score)| score.value.is_finite())
-                .collect()
-        })
-        .collect();
+    let scored: Vec<Vec<(&Run, &Metric)>> = rows.iter().map(|runs| scored(metric, runs)).collect();
     let graded: Vec<Option<Graded>> = scored.iter().map(|runs| graded(metric, runs)).collect();
     let resampled = resampled(&graded);
     let corpora: Vec<Option<Corpus>> = scored.iter().map(|runs| corpus(metric, runs)).collect();
@@ -195,6 +185,29 @@ pub fn estimate(
     };
     pairs.correct();
     (estimates, pairs)
+}
+
+/// Those of `runs` that have a value of `metric`.
+fn scored<'a>(metric: &str, runs: &[&'a Run]) -> Vec<(&'a Run, &'a Metric)> {
+    let scores = runs
+        .iter()
+        .filter_map(|run| Some((*run, run.record.metrics.get(metric)?)));
+    scores
+        .filter(|(_, score)| score.value.is_finite())
+        .collect()
+}
+
+/// The grade behind `metric` of every question, its mean over `runs`, and the name of the samples file. `None` where
+/// [`estimate`] could pair nothing by grades.
+pub fn question_grades<'a>(
+    metric: &str,
+    runs: &[&'a Run],
+) -> Option<(&'a str, BTreeMap<&'a str, f64>)> {
+    let scored = scored(metric, runs);
+    let (file, ..) = samples_of(metric, scored.first()?.0)?;
+    let graded = graded(metric, &scored)?;
+    let questions = graded.questions.keys().map(String::as_str);
+    Some((file, questions.zip(graded.values).collect()))
 }
 
 /// The resampled mean of every row with enough questions, wherever one with the same questions needs it.
@@ -268,7 +281,7 @@ struct Corpus<'a> {
 fn corpus<'a>(metric: &str, runs: &[(&'a Run, &Metric)]) -> Option<Corpus<'a>> {
     let of_runs: Option<Vec<(&Grades, &Vec<f64>)>> = runs
         .iter()
-        .map(|(run, _)| Some((samples_of(metric, run)?.0, run.resampled.get(metric)?)))
+        .map(|(run, _)| Some((samples_of(metric, run)?.1, run.resampled.get(metric)?)))
         .collect();
     let of_runs = of_runs?;
     let (first, scores) = of_runs.first()?;
@@ -289,8 +302,9 @@ fn corpus<'a>(metric: &str, runs: &[(&'a Run, &Metric)]) -> Option<Corpus<'a>> {
     })
 }
 
-/// The samples behind `metric`, `TASK/NAME`, those of the task or of the split that the name ends with, and the name without it.
-fn samples_of<'a, 'b>(metric: &'b str, run: &'a Run) -> Option<(&'a Grades, &'b str)> {
+/// The samples behind `metric`, `TASK/NAME`, those of the task or of the split that the name ends with: the name of their file,
+/// they themselves, and the metric's name without the split.
+fn samples_of<'a, 'b>(metric: &'b str, run: &'a Run) -> Option<(&'a str, &'a Grades, &'b str)> {
     let (task, name) = metric.split_once('/')?;
     run.grades.iter().find_map(|(file, grades)| {
         let name = match file.strip_prefix(task)? {
@@ -299,7 +313,7 @@ fn samples_of<'a, 'b>(metric: &'b str, run: &'a Run) -> Option<(&'a Grades, &'b 
                 .strip_suffix(split.strip_prefix('-')?)?
                 .strip_suffix('_')?,
         };
-        Some((grades, name))
+        Some((file.as_str(), grades, name))
     })
 }
 
@@ -310,7 +324,7 @@ fn grades<'a>(
     run: &'a Run,
     score: &Metric,
 ) -> Option<(&'a Grades, &'a BTreeMap<String, f64>)> {
-    let (grades, name) = samples_of(metric, run)?;
+    let (_, grades, name) = samples_of(metric, run)?;
     let called = GRADES
         .iter()
         .find(|(metric, _)| *metric == name)

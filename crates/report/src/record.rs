@@ -308,7 +308,11 @@ pub fn read_experiment(dir: &Path) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-fn read_run(dir: PathBuf) -> Result<Run> {
+/// Reads one run's folder.
+///
+/// # Errors
+/// It has no readable `record.json`, or a line of its steps or samples is damaged.
+pub fn read_run(dir: PathBuf) -> Result<Run> {
     let steps = dir.join("steps.jsonl");
     let Steps { steps, torn } = if steps.is_file() {
         read_steps(&steps)?

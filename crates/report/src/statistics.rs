@@ -1,5 +1,7 @@
 //! Means and intervals of one setting; whether two differ is in [`crate::difference`].
 
+use serde::Serialize;
+
 /// The two-sided 95 % point of the normal distribution.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
@@ -45,7 +47,7 @@ pub fn student95(freedom: usize) -> f64 {
 }
 
 /// A result over the seeds of one setting.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
     /// Mean over the seeds.
     pub mean: f64,

@@ -74,6 +74,8 @@ pub enum ExportFormat {
     Native,
     /// Results and samples in the layout of lm-evaluation-harness
     LmEval,
+    /// The result as one of Hugging Face PEFT's method_comparison
+    MethodComparison,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,6 +107,9 @@ enum Command {
         jobs: Option<NonZeroUsize>,
         #[command(flatten)]
         slurm: commands::SlurmArgs,
+        /// Write TensorBoard event files of the runs at the end (`sharelora tensorboard NAME --follow` writes them as they grow)
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// Do the runs that come as lines of JSON: what `sweep --jobs` starts
     #[command(
@@ -120,6 +125,9 @@ enum Command {
         /// Label of the run, as `plan` shows it
         #[arg(required = true, value_name = "LABEL")]
         labels: Vec<String>,
+        /// Write the run's TensorBoard event file at the end
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// Show the runs of an experiment, what is done, and what each will cost: time, memory, disk
     #[command(after_help = "Example:\n  sharelora plan quickstart --jobs 2")]
@@ -260,6 +268,16 @@ enum Command {
         after_help = "Example:\n  sharelora spectrum smollm2-gsm8k/lora-seed0 smollm2-gsm8k/share_a-seed0 --layers"
     )]
     Spectrum(commands::Spectrum),
+    /// Compare two runs, or two sweeps: settings, scores with tests, losses, speed, memory, answers
+    #[command(
+        after_help = "Example:\n  sharelora compare smollm2-gsm8k/lora smollm2-gsm8k/share_a --samples 3"
+    )]
+    Compare(commands::Compare),
+    /// Write TensorBoard event files from stored steps
+    #[command(
+        after_help = "Example:\n  sharelora tensorboard quickstart --follow\n  tensorboard --logdir results/quickstart"
+    )]
+    Tensorboard(commands::Tensorboard),
     /// Compare this program with reference values of transformers and PEFT: outputs, training steps, real prompts
     #[command(
         after_help = "Example:\n  sharelora parity reference/llama-gqa reference/smollm2.json --model-of smollm2-gsm8k"
@@ -338,6 +356,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
             only,
             jobs,
             slurm,
+            tensorboard,
         } => {
             let (context, folders) = project(common)?;
             if slurm.executor == commands::Executor::Slurm {
@@ -361,15 +380,28 @@ fn dispatch(cli: Cli) -> Result<u8> {
                     false,
                 );
             }
-            commands::sweep(&context, &folders, &named, only.as_deref(), jobs)
+            let code = commands::sweep(&context, &folders, &named, only.as_deref(), jobs)?;
+            if tensorboard {
+                commands::events_of_plan(&context, &folders, &named, |_| true)?;
+            }
+            Ok(code)
         }
         Command::Worker => {
             let (context, folders) = project(common)?;
             crate::worker::work(&context, &folders.store())
         }
-        Command::Run { named, labels } => {
+        Command::Run {
+            named,
+            labels,
+            tensorboard,
+        } => {
             let (context, folders) = project(common)?;
-            commands::run(&context, &folders, &named, &labels)
+            let code = commands::run(&context, &folders, &named, &labels)?;
+            if tensorboard {
+                let asked = |label: &str| labels.iter().any(|wanted| wanted == label);
+                commands::events_of_plan(&context, &folders, &named, asked)?;
+            }
+            Ok(code)
         }
         Command::Plan { named, jobs, json } => {
             let (context, folders) = project(common)?;
@@ -461,6 +493,14 @@ fn dispatch(cli: Cli) -> Result<u8> {
             let (context, folders) = project(common)?;
             commands::spectrum(&context, &folders, &spectrum)
         }
+        Command::Compare(options) => {
+            let (context, folders) = results(common)?;
+            commands::compare(&context, &folders, &options)
+        }
+        Command::Tensorboard(options) => {
+            let (context, folders) = results(common)?;
+            commands::tensorboard(&context, &folders, &options)
+        }
         Command::Parity { paths, model_of } => {
             commands::parity(&anywhere(common)?, &paths, &model_of)
         }
@@ -522,17 +562,26 @@ pub fn project_root() -> Result<PathBuf> {
 
 fn project(common: &Common) -> Result<(Context, Folders)> {
     let root = project_root()?;
-    let folders = Folders {
-        results: common
-            .results
-            .clone()
-            .unwrap_or_else(|| root.join("results")),
-        reports: common
-            .reports
-            .clone()
-            .unwrap_or_else(|| root.join("reports")),
-    };
-    Ok((context(common, &root)?, folders))
+    Ok((context(common, &root)?, folders(common, &root)))
+}
+
+fn folders(common: &Common, root: &Path) -> Folders {
+    let given =
+        |folder: &Option<PathBuf>, name: &str| folder.clone().unwrap_or_else(|| root.join(name));
+    Folders {
+        results: given(&common.results, "results"),
+        reports: given(&common.reports, "reports"),
+    }
+}
+
+/// For commands that read results alone, which `--results` may name outside a project.
+fn results(common: &Common) -> Result<(Context, Folders)> {
+    if common.results.is_none() {
+        return project(common);
+    }
+    let context = anywhere(common)?;
+    let folders = folders(common, &context.root);
+    Ok((context, folders))
 }
 
 /// For commands that also work outside a project.

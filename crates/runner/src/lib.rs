@@ -43,6 +43,7 @@ pub mod slurm;
 pub mod stages;
 pub mod status;
 pub mod store;
+pub mod stored;
 pub mod sweep;
 pub mod train;
 pub mod twins;

@@ -11,7 +11,7 @@ use sharelora_tasks::task;
 use crate::plan::RESULT_VERSION;
 use crate::store::State;
 use crate::sweep::Folders;
-use crate::{Plan, Store, held_out};
+use crate::{Plan, ResolvedRun, Store, held_out};
 
 /// A report and the table that it opens with.
 pub struct Written {
@@ -101,8 +101,12 @@ pub fn stored(plan: &Plan, store: &Store) -> Result<Option<Stored>> {
         return Ok(None);
     }
     let mut runs = sharelora_report::read_experiment(&results)?;
-    runs.par_iter_mut()
-        .try_for_each(|run| resample_corpora(run, plan))?;
+    runs.par_iter_mut().try_for_each(|run| {
+        match plan.runs.iter().find(|p| p.folder() == folder_of(run)) {
+            Some(planned) => resample_corpora(run, planned),
+            None => Ok(()),
+        }
+    })?;
     Ok(Some(Stored {
         runs,
         results,
@@ -134,10 +138,10 @@ fn nothing_stored(plan: &Plan, store: &Store) -> crate::error::AbsentError {
 }
 
 /// Scores of whole corpora, as BLEU and Matthews's coefficient, over resamples of the questions: for intervals and paired tests.
-fn resample_corpora(run: &mut Run, plan: &Plan) -> Result<()> {
-    let Some(planned) = plan.runs.iter().find(|p| p.folder() == folder_of(run)) else {
-        return Ok(());
-    };
+///
+/// # Errors
+/// A samples file cannot be read, or a task does not exist.
+pub fn resample_corpora(run: &mut Run, planned: &ResolvedRun) -> Result<()> {
     let files = sharelora_report::samples::files(&run.dir)?;
     for spec in &planned.evaluate {
         let task = task(&spec.task, &spec.options)?;
@@ -176,7 +180,6 @@ fn folder_of(run: &Run) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ResolvedRun;
     use crate::experiment::tests::SMALL;
     use crate::plan::tests::planned;
     use crate::sweep::sweep_with;

@@ -186,7 +186,7 @@ fn of_file(name: &str, runs: &[Run], room: usize) -> Result<(Option<Answers>, us
 }
 
 /// A grade for readers: `correct 1`.
-fn grade(name: &str, value: Option<f64>) -> String {
+pub(crate) fn grade(name: &str, value: Option<f64>) -> String {
     let value = value.map_or_else(
         || "-".to_owned(),
         |value| {
@@ -199,7 +199,7 @@ fn grade(name: &str, value: Option<f64>) -> String {
 }
 
 /// An answer for readers.
-fn answer(value: &Value) -> String {
+pub(crate) fn answer(value: &Value) -> String {
     if let Some(text) = value.get("text").and_then(Value::as_str) {
         return text.to_owned();
     }
@@ -228,7 +228,7 @@ fn answer(value: &Value) -> String {
 }
 
 /// `text`, or its first or last [`MOST_CHARACTERS`] and how many were cut.
-fn cut(text: &str, keep_end: bool) -> String {
+pub(crate) fn cut(text: &str, keep_end: bool) -> String {
     let count = text.chars().count();
     if count <= MOST_CHARACTERS {
         return text.to_owned();

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use sharelora_adapters::{PeftInfo, export_peft, load_native, save_native};
 use sharelora_hub::{Progress, Source};
+use sharelora_report::{Record, method_comparison};
 
 use crate::cli::ExportFormat;
 use crate::error::{AbsentError, UsageError};
@@ -17,6 +18,9 @@ use crate::{Context, base};
 /// # Errors
 /// `dir` is no run's folder, or the run has no adapter.
 pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -> Result<u8> {
+    if format == ExportFormat::MethodComparison {
+        return method_comparison(context, dir, out);
+    }
     if !dir.join("run.json").is_file() {
         return Err(AbsentError(format!(
             "{}: no run.json: name a folder of results/EXPERIMENT",
@@ -26,12 +30,7 @@ pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -
     }
     let run = read_run(dir)?;
     if format == ExportFormat::LmEval {
-        let file = dir.join("record.json");
-        if !file.is_file() {
-            let text = format!("{}: not there: the run has not ended", file.display());
-            return Err(AbsentError(text).into());
-        }
-        let record = sharelora_report::record::read_record(&file)?;
+        let record = record(dir)?;
         for path in sharelora_report::write_lm_eval(&record, dir, out)? {
             super::print(&path.display().to_string())?;
         }
@@ -77,9 +76,41 @@ pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -
             };
             export_peft(&bank, &modules, &info, out)?;
         }
-        ExportFormat::LmEval => unreachable!("written above"),
+        ExportFormat::LmEval | ExportFormat::MethodComparison => {
+            unreachable!("written above")
+        }
         ExportFormat::Native => save_native(&bank, &modules, &out.join(ADAPTER_FILE))?,
     }
     super::print(&out.display().to_string())?;
+    Ok(0)
+}
+
+fn record(dir: &Path) -> Result<Record> {
+    let file = dir.join("record.json");
+    if !file.is_file() {
+        let text = format!("{}: not there: the run has not ended", file.display());
+        return Err(AbsentError(text).into());
+    }
+    Ok(sharelora_report::read_record(&file)?)
+}
+
+/// The run's result as PEFT's `method_comparison` has them; the keys that stay null are told.
+fn method_comparison(context: &Context, dir: &Path, out: &Path) -> Result<u8> {
+    let record = record(dir)?;
+    let steps = dir.join("steps.jsonl");
+    let steps = match steps.is_file() {
+        true => sharelora_report::read_steps(&steps)?.steps,
+        false => Vec::new(),
+    };
+    let value = method_comparison::method_comparison(&record, &steps);
+    let path = out.join(method_comparison::file_name(&record));
+    let text = serde_json::to_string_pretty(&value)? + "\n";
+    sharelora_report::file::write(&path, text.as_bytes())?;
+    if !context.quiet {
+        for note in value["notes"].as_array().into_iter().flatten() {
+            eprintln!("{}", note.as_str().unwrap_or_default());
+        }
+    }
+    super::print(&path.display().to_string())?;
     Ok(0)
 }

@@ -1,6 +1,7 @@
 //! One function a command. Each returns the exit code, or an error that decides it.
 
 mod bench;
+mod compare;
 mod export;
 mod fetch;
 mod gc;
@@ -14,12 +15,14 @@ mod slurm;
 mod spectrum;
 mod status;
 mod sweep;
+mod tensorboard;
 
 use std::io::Write;
 
 use anyhow::Result;
 
 pub use bench::{Bench, bench};
+pub use compare::{Compare, compare};
 pub use export::export;
 pub use fetch::{Wanted, fetch, fetch_all, wanted};
 pub use gc::gc;
@@ -33,6 +36,7 @@ pub use slurm::{Executor, SlurmArgs, sweep_by_slurm};
 pub use spectrum::{Spectrum, spectrum};
 pub use status::{Shown, status};
 pub use sweep::{report, run, sweep};
+pub use tensorboard::{Tensorboard, events_of_plan, tensorboard};
 
 use crate::cli::Named;
 use crate::{Context, Experiment, Plan};
