@@ -64,6 +64,22 @@ doctor:
 score *ARGS:
     cargo run --release -- score "$@"
 
+# Singular values and principal angles of adapters: `just spectrum EXPERIMENT/LABEL...`
+spectrum *ARGS:
+    cargo run --release -- spectrum "$@"
+
+# How the runs of a sweep stand; `--watch` follows it live
+status *ARGS:
+    cargo run --release -- status "$@"
+
+# Do the failed runs of an experiment again
+retry NAME *ARGS:
+    cargo run --release -- retry "$@"
+
+# Show what nothing cites, and remove it after a yes
+gc *ARGS:
+    cargo run --release -- gc "$@"
+
 # Train the pocket models from nothing: all, or llama, roberta or gpt2
 pretrain-pocket *ARGS:
     cargo run --release -- pretrain-pocket "$@"

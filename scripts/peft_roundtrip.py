@@ -4,7 +4,7 @@
 
 Ours to PEFT. The program writes an adapter folder and its own logits, plain PEFT has to give the same:
 
-    for method in lora share_a share_b share_ab; do
+    for method in lora share_a share_b share_ab lora_fa vera rslora dora pissa; do
         cargo run --release -p sharelora-model --example peft_export -- MODEL OUT/$method $method
         python scripts/peft_roundtrip.py check MODEL OUT/$method
     done
@@ -44,7 +44,7 @@ def check(model_dir: Path, adapter_dir: Path) -> int:
         logits = model(input_ids=expected["input_ids"]).logits
     error = (logits - expected["logits"]).abs().max().item()
     effect = (logits - plain).abs().max().item()
-    matrices = sum("lora_" in name for name, _ in model.named_parameters())
+    matrices = sum("lora_" in name or "vera_" in name for name, _ in model.named_parameters())
     print(f"{adapter_dir.name}: {matrices} matrices, largest error {error:.2e}, effect of the adapter {effect:.2e}")
     # An adapter that changes nothing would agree with anything.
     return 0 if error <= TOLERANCE and effect > 100 * TOLERANCE else 1

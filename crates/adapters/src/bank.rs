@@ -1,6 +1,6 @@
-//! The trainable matrices, and their application at a site by activations.
+//! The matrices of an adapter, and their application at a site by activations.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::{AdapterError, Layout, Matrix};
+use crate::{AdapterError, Extra, Layout, Site, init};
 
 /// Identifies the dropout masks of one forward pass: same seed and pass, same masks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +21,28 @@ pub struct Dropout {
 /// One tensor for each matrix of a [`Layout`].
 ///
 /// A shared matrix is one tensor that several sites read, so autodiff sums its layers' gradients and the
-/// optimizer sees it once.
+/// optimizer sees it once. A bank with magnitudes (DoRA) is used beside one base alone: it keeps norms that depend on it.
 #[derive(Clone)]
 pub struct Bank {
     layout: Arc<Layout>,
-    /// In the order of [`Layout::matrices`]: every `A [rank, in]`, then every `B [out, rank]`.
+    /// In the order of [`Layout::matrices`]: every `A [rank, in]`, then every `B [out, rank]`, then what sites have beside them.
     matrices: Vec<Tensor<2>>,
     device: Device,
+    /// Of each site's weight: the squared norms of its rows, (1, out).
+    squares: Norms,
+    /// As above with the update: 1 / norm. For the present values.
+    inverse: Norms,
+}
+
+/// Computed when they are first asked for; clones share them.
+type Norms = Arc<Vec<OnceLock<Tensor<2>>>>;
+
+fn norms(layout: &Layout) -> Norms {
+    let sites = match layout.sharing.magnitude {
+        true => layout.sites.len(),
+        false => 0,
+    };
+    Arc::new((0..sites).map(|_| OnceLock::new()).collect())
 }
 
 /// A generator of its own for each purpose and place, so that the values of one matrix do not depend on
@@ -42,30 +57,27 @@ pub fn generator(seed: u64, purpose: &str, place: &str) -> ChaCha8Rng {
 }
 
 impl Bank {
-    /// `A ~ U(-1/sqrt(in), 1/sqrt(in))`, `B = 0` (kaiming uniform with a = sqrt 5, PEFT's `reset_lora_parameters`).
-    ///
-    /// A matrix takes the values that its first site would have alone, so a shared `A` starts as layer 0's.
-    pub fn init(layout: Arc<Layout>, seed: u64, device: &Device) -> Self {
-        let values = |i: usize, matrix: &Matrix| -> Vec<f32> {
-            let [rows, columns] = matrix.shape;
-            if i >= layout.a.len() {
-                return vec![0.0; rows * columns];
-            }
-            let bound = 1.0 / (columns as f32).sqrt();
-            let mut rng = generator(seed, "A", &layout.sites[matrix.owner].place());
-            (0..rows * columns)
-                .map(|_| rng.random_range(-bound..bound))
-                .collect()
-        };
-        let matrices = layout
-            .matrices()
-            .enumerate()
-            .map(|(i, m)| Tensor::from_data(TensorData::new(values(i, m), m.shape), device))
-            .collect();
+    /// Initial values as `adapter.init` and the method have them (see [`Init`](crate::Init)). `weight` gives the base's weight of a site,
+    /// row-major [out, in]; it is asked for DoRA's magnitudes and by PiSSA alone.
+    pub fn init(
+        layout: Arc<Layout>,
+        seed: u64,
+        device: &Device,
+        weight: &(dyn Fn(&Site) -> Vec<f32> + Sync),
+    ) -> Self {
+        let values = init::values(&layout, seed, weight);
+        Self::of(layout, values, device)
+    }
+
+    fn of(layout: Arc<Layout>, values: Vec<Vec<f32>>, device: &Device) -> Self {
+        let tensor = |(values, shape)| Tensor::from_data(TensorData::new(values, shape), device);
+        let shapes = layout.matrices().map(|m| m.shape);
         Bank {
-            layout,
-            matrices,
+            matrices: values.into_iter().zip(shapes).map(tensor).collect(),
             device: device.clone(),
+            squares: norms(&layout),
+            inverse: norms(&layout),
+            layout,
         }
     }
 
@@ -85,26 +97,17 @@ impl Bank {
                 layout.matrices().count()
             )));
         }
-        let matrices = layout
-            .matrices()
-            .zip(values)
-            .map(|(m, v)| {
-                if v.len() != m.shape[0] * m.shape[1] {
-                    return Err(AdapterError::Unsupported(format!(
-                        "`{}` is {:?}, but {} values are given",
-                        m.name,
-                        m.shape,
-                        v.len()
-                    )));
-                }
-                Ok(Tensor::from_data(TensorData::new(v, m.shape), device))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Bank {
-            layout,
-            matrices,
-            device: device.clone(),
-        })
+        for (m, v) in layout.matrices().zip(&values) {
+            if v.len() != m.shape[0] * m.shape[1] {
+                return Err(AdapterError::Unsupported(format!(
+                    "`{}` is {:?}, but {} values are given",
+                    m.name,
+                    m.shape,
+                    v.len()
+                )));
+            }
+        }
+        Ok(Self::of(layout, values, device))
     }
 
     pub fn layout(&self) -> &Arc<Layout> {
@@ -116,9 +119,14 @@ impl Bank {
         &self.matrices
     }
 
-    /// The matrices, for an optimizer to replace.
-    pub fn matrices_mut(&mut self) -> &mut [Tensor<2>] {
-        &mut self.matrices
+    /// The trained matrices, for an optimizer to replace; in the order of [`Layout::matrices`].
+    pub fn trained_mut(&mut self) -> Vec<&mut Tensor<2>> {
+        self.inverse = norms(&self.layout);
+        let matrices = self.matrices.iter_mut().zip(self.layout.matrices());
+        matrices
+            .filter(|(_, m)| m.trained)
+            .map(|(tensor, _)| tensor)
+            .collect()
     }
 
     /// Host copies of the values, in the order of [`Layout::matrices`].
@@ -126,7 +134,7 @@ impl Bank {
         self.matrices.iter().map(to_vec).collect()
     }
 
-    /// `A` and `B` of an adapted site.
+    /// `A` and `B` that an adapted site uses, as they are kept: of all sites together they may be wider than the site.
     pub fn site(&self, index: usize) -> (&Tensor<2>, &Tensor<2>) {
         let slot = self.layout.slots[index];
         (
@@ -135,7 +143,76 @@ impl Bank {
         )
     }
 
-    /// The update `s (x A^T) B^T` of a projection's output, or `None` where it is not adapted.
+    fn extra(&self, site: usize, kind: Extra) -> Option<&Tensor<2>> {
+        Some(&self.matrices[self.layout.extra(site, kind)?])
+    }
+
+    /// `A [r, in]` and `B [out, r]` of a site's update `s (x A^T) B^T`, under autodiff where the matrices are. `r` is
+    /// [`Layout::update_rank`].
+    ///
+    /// VeRA's are `d ∘ A` and `b ∘ B`, PiSSA's `[A; A_0]` and `[B, -B_0]` (PEFT's `subtract_mutated_init`).
+    pub fn effective(&self, index: usize) -> (Tensor<2>, Tensor<2>) {
+        let site = &self.layout.sites[index];
+        let (a, b) = self.site(index);
+        let (mut a, mut b) = (a.clone(), b.clone());
+        if a.dims()[1] > site.in_features {
+            a = a.narrow(1, 0, site.in_features);
+        }
+        if b.dims()[0] > site.out_features {
+            b = b.narrow(0, 0, site.out_features);
+        }
+        if let Some(d) = self.extra(index, Extra::LambdaD) {
+            a = a * d.clone();
+        }
+        if let Some(lambda) = self.extra(index, Extra::LambdaB) {
+            b = b * lambda.clone();
+        }
+        if let Some(start) = self.extra(index, Extra::StartA) {
+            a = Tensor::cat(vec![a, start.clone()], 0);
+        }
+        if let Some(start) = self.extra(index, Extra::StartB) {
+            b = Tensor::cat(vec![b, start.clone().neg()], 1);
+        }
+        (a, b)
+    }
+
+    /// DoRA's factors of a site's outputs, `m / norm(W + s B A)`, (1, out); `None` without magnitudes. The norms are constants of
+    /// the gradient (arXiv 2402.09353, section 4.3).
+    ///
+    /// `W + s B A` is not made: with rows `W_i` and `B_i`, `|W_i + s B_i A|^2 = |W_i|^2 + 2 s B_i (A W^T)_i + s^2 B_i (A A^T) B_i^T`.
+    /// `squares` gives `|W_i|^2`, (1, out), and `product` `A W^T`, (r, out), of an A.
+    pub fn gain(
+        &self,
+        index: usize,
+        squares: impl FnOnce() -> Tensor<2>,
+        product: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Option<Tensor<2>> {
+        let magnitude = self.extra(index, Extra::Magnitude)?;
+        let inverse = self.inverse[index].get_or_init(|| {
+            let squares = self.squares[index].get_or_init(squares).clone();
+            let (a, b) = self.effective(index);
+            let (a, b) = (a.without_autodiff(), b.without_autodiff());
+            let scale = self.layout.scale();
+            let cross = (product(a.clone()) * b.clone().transpose()).sum_dim(0); // (1, out)
+            let gram = a.clone().matmul(a.transpose()); // (r, r)
+            let own = (b.clone().matmul(gram) * b).sum_dim(1).transpose(); // (1, out)
+            let sum = squares + cross.mul_scalar(2.0 * scale) + own.mul_scalar(scale * scale);
+            // Rounding may leave less than nothing of a row that the update cancels.
+            sum.clamp_min(f32::MIN_POSITIVE).sqrt().recip()
+        });
+        Some(magnitude.clone() * inverse.clone())
+    }
+
+    /// The norms of DoRA's rows, (1, out), if there are any.
+    pub(crate) fn magnitude(&self, index: usize) -> Option<Tensor<2>> {
+        Some(
+            self.extra(index, Extra::Magnitude)?
+                .clone()
+                .without_autodiff(),
+        )
+    }
+
+    /// The update `s (x A^T) B^T` of a projection's output, without DoRA's factor, or `None` where it is not adapted.
     /// `x`: (T, in) -> (T, out). Nothing of the weight's size is made.
     pub fn update(
         &self,
@@ -145,16 +222,13 @@ impl Bank {
         dropout: Option<Dropout>,
     ) -> Option<Tensor<2>> {
         let index = self.layout.find(layer, projection)?;
-        let (a, b) = self.site(index);
+        let (a, b) = self.effective(index);
         let x = match self.mask(index, dropout) {
             Some(mask) => x.clone() * mask.tensor(x.dims(), &self.device),
             None => x.clone(),
         };
-        let low = x.matmul(a.clone().transpose()); // (T, r)
-        Some(
-            low.mul_scalar(self.layout.config.scale())
-                .matmul(b.clone().transpose()),
-        )
+        let low = x.matmul(a.transpose()); // (T, r)
+        Some(low.mul_scalar(self.layout.scale()).matmul(b.transpose()))
     }
 
     /// Dropout's mask at a site in one pass; `None` where nothing is dropped.

@@ -30,6 +30,13 @@ pub enum AdapterError {
         value: String,
         expected: &'static str,
     },
+    /// Two settings that exclude each other.
+    #[error("{first} and {second} do not combine: {reason}")]
+    Combination {
+        first: String,
+        second: String,
+        reason: String,
+    },
     /// Reading or writing failed.
     #[error("{path}: {source}")]
     Io {

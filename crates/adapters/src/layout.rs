@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AdapterError, Scope, Sharing, Site, select_sites};
+use crate::{AdapterError, Init, Scope, Share, Sharing, Site, select_sites};
 
 /// What `s` is in `y = x W^T + s (x A^T) B^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -31,6 +31,8 @@ pub struct AdapterConfig {
     pub targets: Vec<String>,
     #[serde(default)]
     pub scaling: Scaling,
+    #[serde(default, skip_serializing_if = "Init::is_default")]
+    pub init: Init,
 }
 
 impl AdapterConfig {
@@ -88,7 +90,7 @@ impl AdapterConfig {
     }
 }
 
-/// A trainable matrix of the bank. `A` is `[rank, in]`, `B` is `[out, rank]`.
+/// A matrix of the bank. `A` is `[rank, in]`, `B` is `[out, rank]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
     /// Unique name, `layers.0.q_proj.a`, `layers.4-7.q_proj.a` or `shared.q_proj.a`.
@@ -96,6 +98,65 @@ pub struct Matrix {
     pub shape: [usize; 2],
     /// Index of the first site that uses it: its initial values are that site's.
     pub owner: usize,
+    /// `false`: it keeps its initial values.
+    pub trained: bool,
+}
+
+/// A matrix that each site has of its own beside `A` and `B`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extra {
+    /// VeRA's `d`, [rank, 1].
+    LambdaD,
+    /// VeRA's `b`, [out, 1].
+    LambdaB,
+    /// DoRA's norms of the rows, [1, out].
+    Magnitude,
+    /// PiSSA's first `A`, [rank, in], frozen: what the weight is without.
+    StartA,
+    /// PiSSA's first `B`, [out, rank], frozen.
+    StartB,
+}
+
+impl Extra {
+    /// What the sites of an adapter have.
+    fn all(sharing: &Sharing, init: Init) -> Vec<Extra> {
+        let mut all = Vec::new();
+        if sharing.vectors {
+            all.extend([Extra::LambdaD, Extra::LambdaB]);
+        }
+        if sharing.magnitude {
+            all.push(Extra::Magnitude);
+        }
+        if init == Init::Pissa {
+            all.extend([Extra::StartA, Extra::StartB]);
+        }
+        all
+    }
+
+    /// As it ends the names of matrices.
+    pub fn name(self) -> &'static str {
+        match self {
+            Extra::LambdaD => "lambda_d",
+            Extra::LambdaB => "lambda_b",
+            Extra::Magnitude => "magnitude",
+            Extra::StartA => "a_start",
+            Extra::StartB => "b_start",
+        }
+    }
+
+    fn shape(self, rank: usize, site: &Site) -> [usize; 2] {
+        match self {
+            Extra::LambdaD => [rank, 1],
+            Extra::LambdaB => [site.out_features, 1],
+            Extra::Magnitude => [1, site.out_features],
+            Extra::StartA => [rank, site.in_features],
+            Extra::StartB => [site.out_features, rank],
+        }
+    }
+
+    fn is_trained(self) -> bool {
+        !matches!(self, Extra::StartA | Extra::StartB)
+    }
 }
 
 /// The matrices of one site: indices into [`Layout::a`] and [`Layout::b`].
@@ -113,6 +174,9 @@ pub struct Layout {
     pub sites: Vec<Site>,
     pub a: Vec<Matrix>,
     pub b: Vec<Matrix>,
+    /// What each site has beside them, and these matrices, site by site.
+    pub kinds: Vec<Extra>,
+    pub extras: Vec<Matrix>,
     /// For each site its matrices.
     pub slots: Vec<Slot>,
     index: BTreeMap<(usize, String), usize>,
@@ -122,14 +186,15 @@ impl Layout {
     /// Lays `sharing` out over the sites of a model that the configuration targets.
     ///
     /// # Errors
-    /// A target that the model lacks, a number out of range, or a sharing that names a projection that is
-    /// not adapted or joins sites of different shapes.
+    /// A target that the model lacks, a number out of range, settings that exclude each other, or a sharing that joins
+    /// sites of different shapes.
     pub fn new(
         all_sites: &[Site],
         sharing: &Sharing,
         config: &AdapterConfig,
     ) -> Result<Self, AdapterError> {
         config.check()?;
+        sharing.check(config)?;
         let sites = select_sites(all_sites, &config.targets)?;
         let layers = sites
             .iter()
@@ -138,32 +203,52 @@ impl Layout {
             .unwrap_or(0);
         let mut a: Vec<Matrix> = Vec::new();
         let mut b: Vec<Matrix> = Vec::new();
+        let widest = |width: fn(&Site) -> usize, share: &Share| {
+            let sites = sites
+                .iter()
+                .filter(|s| share.scope_of(&s.projection) == Scope::AllSites);
+            sites.map(width).max().unwrap_or(0)
+        };
+        let inputs = widest(|s| s.in_features, &sharing.a);
+        let outputs = widest(|s| s.out_features, &sharing.b);
         let mut by_group: BTreeMap<(bool, String, usize), usize> = BTreeMap::new();
         let mut slots = Vec::with_capacity(sites.len());
         for (owner, site) in sites.iter().enumerate() {
             let mut place = |is_a: bool| -> Result<usize, AdapterError> {
-                let (share, list, shape) = if is_a {
-                    (&sharing.a, &mut a, [config.rank, site.in_features])
-                } else {
-                    (&sharing.b, &mut b, [site.out_features, config.rank])
-                };
+                let share = if is_a { &sharing.a } else { &sharing.b };
                 let scope = share.scope_of(&site.projection);
+                let all = scope == Scope::AllSites;
+                let (list, shape) = if is_a {
+                    let width = if all { inputs } else { site.in_features };
+                    (&mut a, [config.rank, width])
+                } else {
+                    let width = if all { outputs } else { site.out_features };
+                    (&mut b, [width, config.rank])
+                };
                 let group = scope.group(site.layer);
-                let key = (is_a, site.projection.clone(), group);
+                // No projection has an empty name.
+                let projection = if all {
+                    String::new()
+                } else {
+                    site.projection.clone()
+                };
+                let key = (is_a, projection, group);
                 let i = *by_group.entry(key).or_insert_with(|| {
                     let letter = if is_a { 'a' } else { 'b' };
                     let place = match scope {
-                        Scope::PerLayer => format!("layers.{group}"),
-                        Scope::AllLayers => "shared".into(),
+                        Scope::PerLayer => format!("layers.{group}.{}", site.projection),
+                        Scope::AllLayers => format!("shared.{}", site.projection),
+                        Scope::AllSites => "shared".into(),
                         Scope::Groups(n) => {
                             let end = (group + 1).saturating_mul(n).min(layers);
-                            format!("layers.{}-{}", group * n, end - 1)
+                            format!("layers.{}-{}.{}", group * n, end - 1, site.projection)
                         }
                     };
                     list.push(Matrix {
-                        name: format!("{place}.{}.{letter}", site.projection),
+                        name: format!("{place}.{letter}"),
                         shape,
                         owner,
+                        trained: !share.frozen,
                     });
                     list.len() - 1
                 });
@@ -180,17 +265,45 @@ impl Layout {
                 b: place(false)?,
             });
         }
+        let kinds = Extra::all(sharing, config.init);
+        let mut extras = Vec::with_capacity(sites.len() * kinds.len());
+        for (owner, site) in sites.iter().enumerate() {
+            for kind in &kinds {
+                extras.push(Matrix {
+                    name: format!("layers.{}.{}.{}", site.layer, site.projection, kind.name()),
+                    shape: kind.shape(config.rank, site),
+                    owner,
+                    trained: kind.is_trained(),
+                });
+            }
+            let most = site.in_features.min(site.out_features);
+            if config.init == Init::Pissa && config.rank > most {
+                return Err(AdapterError::Combination {
+                    first: "`adapter.init` = \"pissa\"".into(),
+                    second: format!("`adapter.rank` = {}", config.rank),
+                    reason: format!(
+                        "the weight of `{}` has {most} singular values",
+                        site.place()
+                    ),
+                });
+            }
+        }
         let index = sites
             .iter()
             .enumerate()
             .map(|(i, s)| ((s.layer, s.projection.clone()), i))
             .collect();
         Ok(Layout {
-            config: config.clone(),
+            config: AdapterConfig {
+                scaling: sharing.scaling.unwrap_or(config.scaling),
+                ..config.clone()
+            },
             sharing: sharing.clone(),
             sites,
             a,
             b,
+            kinds,
+            extras,
             slots,
             index,
         })
@@ -202,20 +315,45 @@ impl Layout {
         self.index.get(&(layer, projection.to_owned())).copied()
     }
 
-    /// All matrices, those of `A` first: the order of every list of a bank's matrices.
+    /// All matrices, those of `A` first, then those of `B`, then what each site has beside them: the order of every list of a
+    /// bank's matrices.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.a.iter().chain(&self.b)
+        self.a.iter().chain(&self.b).chain(&self.extras)
     }
 
-    /// Number of trainable parameters: every matrix once, however many sites it serves.
+    /// Index in [`matrices`](Self::matrices) of what a site has beside `A` and `B`, if it has it.
+    pub fn extra(&self, site: usize, kind: Extra) -> Option<usize> {
+        let at = self.kinds.iter().position(|k| *k == kind)?;
+        Some(self.a.len() + self.b.len() + site * self.kinds.len() + at)
+    }
+
+    /// The factor of the update: 1 where vectors are trained (VeRA), which take its place.
+    pub fn scale(&self) -> f64 {
+        match self.sharing.vectors {
+            true => 1.0,
+            false => self.config.scale(),
+        }
+    }
+
+    /// Columns of the `B` that computes a site's update: twice the rank behind PiSSA, whose first matrices are taken away.
+    pub fn update_rank(&self) -> usize {
+        match self.config.init {
+            Init::Pissa => 2 * self.config.rank,
+            _ => self.config.rank,
+        }
+    }
+
+    /// Number of trainable parameters: every trained matrix once, however many sites it serves.
     pub fn trainable_parameters(&self) -> u64 {
-        self.matrices()
-            .map(|m| (m.shape[0] * m.shape[1]) as u64)
-            .sum()
+        self.matrices().filter(|m| m.trained).map(size).sum()
     }
 
-    /// Bytes of the matrices in f32, each once, as the native format keeps them.
+    /// Bytes of the matrices in f32, each once, frozen ones too, as the native format keeps them.
     pub fn adapter_bytes(&self) -> u64 {
-        4 * self.trainable_parameters()
+        4 * self.matrices().map(size).sum::<u64>()
     }
+}
+
+fn size(matrix: &Matrix) -> u64 {
+    (matrix.shape[0] * matrix.shape[1]) as u64
 }

@@ -7,6 +7,7 @@
 
 mod bank;
 mod error;
+mod init;
 mod layout;
 mod merge;
 mod native;
@@ -16,7 +17,8 @@ mod site;
 
 pub use bank::{Bank, Dropout, Mask, generator};
 pub use error::AdapterError;
-pub use layout::{AdapterConfig, Layout, Matrix, Scaling, Slot};
+pub use init::{Init, normal};
+pub use layout::{AdapterConfig, Extra, Layout, Matrix, Scaling, Slot};
 pub use merge::{delta, merge, unmerge};
 pub use native::{Module, load_native, save_native};
 pub use peft::{PeftInfo, export_peft, import_peft};

@@ -1,9 +1,25 @@
-//! Which layers use one matrix: the whole space of ShareLoRA's methods and their ablations.
+//! Which layers use one matrix, and which matrices are trained: the whole space of ShareLoRA's methods, their ablations and
+//! the baselines of a sharing study.
+//!
+//! At a site with weight `W [out, in]` and no bias
+//!
+//! | Method | Output | Trained | Source |
+//! |---|---|---|---|
+//! | `lora` | `x W^T + s (x A^T) B^T`, `s = alpha / r` | A, B | arXiv 2106.09685, section 4.1 |
+//! | `lora_fa` | the same, A at its initial value | B | arXiv 2308.03303, section 3 |
+//! | `share_a_frozen` | the same, one A for all layers at its initial value | B | ShareA, arXiv 2406.10785, with A as in LoRA-FA |
+//! | `vera` | `x W^T + b ∘ ((d ∘ (x A^T)) B^T)`, one random A and B for all sites | d, b | arXiv 2310.11454, section 3 |
+//! | `rslora` | `lora` with `s = alpha / sqrt(r)` | A, B | arXiv 2312.03732 |
+//! | `dora` | `m / norm(W + s B A) ∘ (x W^T + s (x A^T) B^T)`, norms of rows, constants of the gradient | A, B, m | arXiv 2402.09353, sections 4.1 and 4.3 |
+//!
+//! Deviations. LoRA-FA's optimizer is plain AdamW: the projection of B's gradient that PEFT's `create_lorafa_optimizer` adds is
+//! not made. VeRA's `d` is 0.1 and its `b` 0 at first, and A and B are cut to the widths of a site, as PEFT does it; it has no
+//! factor, so `alpha` and `scaling` mean nothing to it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::AdapterError;
+use crate::{AdapterConfig, AdapterError, Init, Scaling};
 
 /// The layers that one matrix serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -13,6 +29,8 @@ pub enum Scope {
     PerLayer,
     /// One matrix for all layers.
     AllLayers,
+    /// One matrix for all layers and all projections, as wide as the widest of them; a site uses its first rows or columns.
+    AllSites,
     /// One matrix for each group of this many consecutive layers.
     Groups(usize),
 }
@@ -22,7 +40,7 @@ impl Scope {
     pub fn group(self, layer: usize) -> usize {
         match self {
             Scope::PerLayer => layer,
-            Scope::AllLayers => 0,
+            Scope::AllLayers | Scope::AllSites => 0,
             Scope::Groups(n) => layer / n,
         }
     }
@@ -30,8 +48,8 @@ impl Scope {
 
 /// A scope, limited to some projections or not; the projections that are left out keep a matrix per layer.
 ///
-/// In TOML: `"per_layer"`, `"all_layers"`, `{ groups = 4 }`, or any of these with `projections`:
-/// `{ scope = "all_layers", projections = ["q_proj", "k_proj"] }`, `{ groups = 4, projections = ["v_proj"] }`.
+/// In TOML: `"per_layer"`, `"all_layers"`, `"all_sites"`, `{ groups = 4 }`, or any of these with `projections` or `frozen`:
+/// `{ scope = "all_layers", projections = ["q_proj", "k_proj"] }`, `{ groups = 4, frozen = true }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct Share {
@@ -39,6 +57,9 @@ pub struct Share {
     /// `None`: every projection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projections: Option<Vec<String>>,
+    /// The matrices of every projection keep their initial values.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 impl Share {
@@ -56,12 +77,13 @@ impl From<Scope> for Share {
         Share {
             scope,
             projections: None,
+            frozen: false,
         }
     }
 }
 
-const SHARE_FORMS: &str =
-    "\"per_layer\", \"all_layers\", { groups = N }, or { scope = ..., projections = [...] }";
+const SHARE_FORMS: &str = "\"per_layer\", \"all_layers\", \"all_sites\", { groups = N }, or \
+                           { scope = ..., projections = [...], frozen = true }";
 
 impl TryFrom<Value> for Share {
     type Error = AdapterError;
@@ -71,6 +93,7 @@ impl TryFrom<Value> for Share {
         let name = |text: &str| match text {
             "per_layer" => Ok(Scope::PerLayer),
             "all_layers" => Ok(Scope::AllLayers),
+            "all_sites" => Ok(Scope::AllSites),
             other => Err(bad(format!("unknown scope `{other}`"))),
         };
         let groups = |n: &Value| match n.as_u64() {
@@ -84,7 +107,7 @@ impl TryFrom<Value> for Share {
             Value::Object(map) => {
                 if let Some(key) = map
                     .keys()
-                    .find(|k| !["scope", "groups", "projections"].contains(&k.as_str()))
+                    .find(|k| !["scope", "groups", "projections", "frozen"].contains(&k.as_str()))
                 {
                     return Err(bad(format!("unknown key `{key}`")));
                 }
@@ -106,24 +129,114 @@ impl TryFrom<Value> for Share {
                             .map_err(|_| bad("`projections` is not a list of names".into()))?,
                     ),
                 };
-                Ok(Share { scope, projections })
+                let frozen = match map.get("frozen") {
+                    None => false,
+                    Some(Value::Bool(frozen)) => *frozen,
+                    Some(_) => return Err(bad("`frozen` is neither true nor false".into())),
+                };
+                Ok(Share {
+                    scope,
+                    projections,
+                    frozen,
+                })
             }
             other => Err(bad(format!("{other} is no sharing"))),
         }
     }
 }
 
-/// What is shared: a scope for `A` and one for `B`.
+/// What is shared and what is trained: a scope for `A` and one for `B`, and what a site has beside them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sharing {
     pub a: Share,
     pub b: Share,
+    /// VeRA's: each site has trained vectors `d [r]` and `b [out]`, which scale the rows of its A and B.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vectors: bool,
+    /// DoRA's: each site has a trained norm for each row of its merged weight.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub magnitude: bool,
+    /// Takes the place of the `scaling` of the adapter's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+}
+
+impl Sharing {
+    /// Matrices with these scopes, both trained, and nothing beside them.
+    pub fn new(a: impl Into<Share>, b: impl Into<Share>) -> Self {
+        Sharing {
+            a: a.into(),
+            b: b.into(),
+            vectors: false,
+            magnitude: false,
+            scaling: None,
+        }
+    }
+
+    /// What needs no model to be refused: [`Layout::new`](crate::Layout::new) asks it too.
+    ///
+    /// # Errors
+    /// [`AdapterError::Sharing`] where nothing is trained, [`AdapterError::Combination`] names two settings that exclude each
+    /// other.
+    pub fn check(&self, config: &AdapterConfig) -> Result<(), AdapterError> {
+        if self.a.frozen && self.b.frozen && !self.vectors && !self.magnitude {
+            return Err(AdapterError::Sharing(
+                "`a` and `b` are frozen, and there are neither `vectors` nor a `magnitude`: nothing is trained".into(),
+            ));
+        }
+        let init = |init: Init| format!("`adapter.init` = \"{}\"", init.name());
+        let refused = |second: &str, reason: &str| {
+            Err(AdapterError::Combination {
+                first: init(config.init),
+                second: second.into(),
+                reason: reason.into(),
+            })
+        };
+        let starts_at_zero = matches!(config.init, Init::Kaiming | Init::Gaussian);
+        if self.b.frozen && starts_at_zero && !self.vectors {
+            return refused(
+                "a `method` with a frozen `b`",
+                "B would stay 0 and the update with it",
+            );
+        }
+        if self.vectors && config.init != Init::Kaiming {
+            return refused(
+                "a `method` with `vectors` (VeRA)",
+                "its A and B have initial values of their own; leave `adapter.init` out for it",
+            );
+        }
+        if config.init == Init::Orthogonal && !config.rank.is_multiple_of(2) {
+            return refused(
+                &format!("`adapter.rank` = {}", config.rank),
+                "half of the rank is A's and half is B's, so it has to be even",
+            );
+        }
+        if config.init == Init::Pissa {
+            for (letter, share) in [("a", &self.a), ("b", &self.b)] {
+                if share.scope != Scope::PerLayer {
+                    return refused(
+                        &format!("a `method` that shares `{letter}`"),
+                        "the singular vectors are those of one layer's weight; PiSSA is for methods with both matrices \
+                         per layer",
+                    );
+                }
+            }
+            if config.dropout > 0.0 {
+                return refused(
+                    &format!("`adapter.dropout` = {}", config.dropout),
+                    "what was taken out of the weight would be dropped as well; set `adapter.dropout` to 0",
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a model is fine-tuned.
 ///
-/// In TOML a built-in name (see [`NAMED_METHODS`]) or a table `{ name = "...", a = SHARE, b = SHARE }`.
+/// In TOML a built-in name (see [`NAMED_METHODS`]) or a table `{ name = "...", a = SHARE, b = SHARE }`, to which
+/// `vectors = true`, `magnitude = true` and `scaling = "rslora"` may be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Method {
@@ -136,12 +249,17 @@ pub enum Method {
 }
 
 /// The names that need no table.
-pub const NAMED_METHODS: [&str; 7] = [
+pub const NAMED_METHODS: [&str; 12] = [
     "lora",
     "share_a",
     "share_b",
     "share_ab",
     "share_a_qkv",
+    "lora_fa",
+    "share_a_frozen",
+    "vera",
+    "rslora",
+    "dora",
     "full",
     "base",
 ];
@@ -157,21 +275,40 @@ impl Method {
     /// # Errors
     /// [`AdapterError::UnknownMethod`] with the nearest name and the choices.
     pub fn named(name: &str) -> Result<Self, AdapterError> {
-        use Scope::{AllLayers, PerLayer};
-        let (a, b): (Share, Share) = match name {
+        use Scope::{AllLayers, AllSites, PerLayer};
+        let frozen = |scope: Scope| Share {
+            frozen: true,
+            ..scope.into()
+        };
+        let lora = Sharing::new(PerLayer, PerLayer);
+        let sharing = match name {
             "base" => return Ok(Method::Base),
             "full" => return Ok(Method::Full),
-            "lora" => (PerLayer.into(), PerLayer.into()),
-            "share_a" => (AllLayers.into(), PerLayer.into()),
-            "share_b" => (PerLayer.into(), AllLayers.into()),
-            "share_ab" => (AllLayers.into(), AllLayers.into()),
-            "share_a_qkv" => (
-                Share {
-                    scope: AllLayers,
+            "lora" => lora,
+            "share_a" => Sharing::new(AllLayers, PerLayer),
+            "share_b" => Sharing::new(PerLayer, AllLayers),
+            "share_ab" => Sharing::new(AllLayers, AllLayers),
+            "share_a_qkv" => {
+                let qkv = Share {
                     projections: Some(QKV.map(String::from).to_vec()),
-                },
-                PerLayer.into(),
-            ),
+                    ..AllLayers.into()
+                };
+                Sharing::new(qkv, PerLayer)
+            }
+            "lora_fa" => Sharing::new(frozen(PerLayer), PerLayer),
+            "share_a_frozen" => Sharing::new(frozen(AllLayers), PerLayer),
+            "vera" => Sharing {
+                vectors: true,
+                ..Sharing::new(frozen(AllSites), frozen(AllSites))
+            },
+            "rslora" => Sharing {
+                scaling: Some(Scaling::Rslora),
+                ..lora
+            },
+            "dora" => Sharing {
+                magnitude: true,
+                ..lora
+            },
             other => {
                 let near = NAMED_METHODS
                     .iter()
@@ -189,7 +326,7 @@ impl Method {
         };
         Ok(Method::Adapter {
             name: name.into(),
-            sharing: Sharing { a, b },
+            sharing,
         })
     }
 
@@ -252,7 +389,13 @@ impl From<Method> for Value {
         }
         match method {
             Method::Adapter { name, sharing } => {
-                serde_json::json!({ "name": name, "a": sharing.a, "b": sharing.b })
+                let mut table = serde_json::json!({ "name": name });
+                if let (Value::Object(table), Ok(Value::Object(sharing))) =
+                    (&mut table, serde_json::to_value(&sharing))
+                {
+                    table.extend(sharing);
+                }
+                table
             }
             other => Value::String(other.name().into()),
         }
@@ -275,6 +418,13 @@ mod tests {
             .map(|n| Method::named(n).unwrap())
             .collect();
         all.push(custom);
+        all.push(
+            serde_json::from_value(serde_json::json!({
+                "name": "dvora", "a": {"scope": "all_sites", "frozen": true}, "b": {"groups": 2, "frozen": true},
+                "vectors": true, "magnitude": true, "scaling": "rslora"
+            }))
+            .unwrap(),
+        );
         for method in all {
             let text = serde_json::to_string(&method).unwrap();
             assert_eq!(
@@ -285,6 +435,14 @@ mod tests {
         }
     }
 
+    /// Hashes of stored runs are made of these texts: a new kind of method must not change an old one's.
+    #[test]
+    fn a_table_of_two_scopes_is_written_as_ever() {
+        let text = r#"{"name":"groups","a":{"scope":{"groups":4},"projections":["q_proj"]},"b":{"scope":"all_layers"}}"#;
+        let method: Method = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&method).unwrap(), text);
+    }
+
     #[test]
     fn a_misspelt_method_names_the_nearest() {
         let message = Method::named("sharea").unwrap_err().to_string();
@@ -292,6 +450,8 @@ mod tests {
         for bad in [
             serde_json::json!({"name": "x", "a": "per_layr", "b": "per_layer"}),
             serde_json::json!({"name": "x", "a": {"groups": 0}, "b": "per_layer"}),
+            serde_json::json!({"name": "x", "a": {"scope": "per_layer", "frozen": 1}, "b": "per_layer"}),
+            serde_json::json!({"name": "x", "a": "per_layer", "b": "per_layer", "vector": true}),
             serde_json::json!({"name": "x", "a": "per_layer"}),
             serde_json::json!({"name": "full", "a": "per_layer", "b": "per_layer"}),
             serde_json::json!(3),

@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{Device, Tensor};
-use common::{config, distance, layout, random, random_bank, sharing, sites, tensor, values};
+use common::{config, distance, init, layout, random, random_bank, sharing, sites, tensor, values};
 use proptest::prelude::*;
 use sharelora_adapters::{AdapterConfig, Bank, Dropout, Scaling, merge, unmerge};
 
@@ -16,7 +16,7 @@ fn initial_values_are_kaiming_uniform_and_zero() {
         &sharing("lora"),
         &config(16),
     );
-    let bank = Bank::init(layout.clone(), 7, &Device::flex());
+    let bank = init(&layout, 7);
     for (matrix, values) in layout.matrices().zip(bank.values()) {
         if matrix.name.ends_with(".b") {
             assert!(values.iter().all(|v| *v == 0.0), "{}", matrix.name);
@@ -38,7 +38,7 @@ fn initial_values_are_kaiming_uniform_and_zero() {
             "{variance}"
         );
     }
-    let other = Bank::init(layout, 8, &Device::flex());
+    let other = init(&layout, 8);
     assert_ne!(bank.values()[0], other.values()[0]);
     assert_ne!(
         bank.values()[0],
@@ -51,13 +51,7 @@ fn initial_values_are_kaiming_uniform_and_zero() {
 #[test]
 fn a_shared_a_starts_as_layer_zeros() {
     let sites = sites(4, &[("q_proj", 24, 24), ("v_proj", 24, 12)]);
-    let bank = |method| {
-        Bank::init(
-            layout(&sites, &sharing(method), &config(4)),
-            3,
-            &Device::flex(),
-        )
-    };
+    let bank = |method| init(&layout(&sites, &sharing(method), &config(4)), 3);
     let (lora, share_a, share_ab) = (bank("lora"), bank("share_a"), bank("share_ab"));
     for site in 0..sites.len() {
         let first = values(lora.site(site % 2).0);
@@ -68,7 +62,7 @@ fn a_shared_a_starts_as_layer_zeros() {
 
 /// A toy network in which every layer depends on the one before. Returns the gradients of its matrices.
 fn toy_gradients(bank: &mut Bank, x: &Tensor<2>, weight: &Tensor<2>) -> (Vec<Tensor<2>>, bool) {
-    for matrix in bank.matrices_mut() {
+    for matrix in bank.trained_mut() {
         *matrix = matrix.clone().autodiff().require_grad();
     }
     let layers = bank.layout().sites.len();
@@ -144,7 +138,7 @@ fn a_shared_matrix_is_one_tensor() {
         }
 
         // A step of plain gradient descent, in the way that the optimizer writes.
-        for (matrix, grad) in shared.matrices_mut().iter_mut().zip(grads) {
+        for (matrix, grad) in shared.trained_mut().into_iter().zip(grads) {
             *matrix = matrix.clone().without_autodiff() - grad.mul_scalar(0.1);
         }
         let now = shared.values();
@@ -213,7 +207,7 @@ proptest! {
         let through = x.matmul(merged.clone().transpose());
         prop_assert!(distance(&values(&(plain + update)), &values(&through)) < 1e-5);
         // Rounding is in proportion to the merged values.
-        let back = unmerge(&bank, 1, merged.clone());
+        let back = unmerge(&bank, 1, merged.clone()).unwrap();
         let largest = values(&merged).iter().fold(1f32, |m, v| m.max(v.abs()));
         for (before, after) in values(&weight).iter().zip(values(&back)) {
             prop_assert!((before - after).abs() <= 1e-6 * largest, "{} {}", before, after);

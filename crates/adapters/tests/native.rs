@@ -36,6 +36,8 @@ fn every_method_comes_back_bit_for_bit() {
         json!("per_layer"),
         json!({"scope": "all_layers", "projections": ["q_proj"]}),
     ));
+    let baselines = ["lora_fa", "share_a_frozen", "vera", "rslora", "dora"];
+    sharings.extend(baselines.map(sharing));
     for (i, sharing) in sharings.iter().enumerate() {
         let config = AdapterConfig {
             alpha: 0.1 + 0.2,
@@ -135,6 +137,36 @@ fn with_description(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let file = SafeTensors::deserialize(&SAVED).unwrap();
     let entry = HashMap::from([("sharelora".to_string(), description.to_string())]);
     safetensors::serialize(file.tensors(), Some(entry)).unwrap()
+}
+
+/// The description of a method that was there before the baselines: its files keep their bytes.
+#[test]
+fn old_methods_are_described_as_ever() {
+    let (_, metadata) = SafeTensors::read_metadata(&SAVED).unwrap();
+    let description = &metadata.metadata().as_ref().unwrap()["sharelora"];
+    let (before_sites, _) = description.split_once(r#","sites":"#).unwrap();
+    assert_eq!(
+        before_sites,
+        r#"{"version":1,"config":{"rank":2,"alpha":4.0,"dropout":0.0,"targets":["all_linear"],"scaling":"standard"},"sharing":{"a":{"scope":{"groups":2}},"b":{"scope":"all_layers"}}"#
+    );
+}
+
+/// PiSSA's first matrices are in the file, so that it needs no weight to be applied.
+#[test]
+fn pissa_keeps_what_it_started_from() {
+    let config = AdapterConfig {
+        init: sharelora_adapters::Init::Pissa,
+        ..config(2)
+    };
+    let layout = layout(&sites(2, &[("q_proj", 4, 6)]), &sharing("lora"), &config);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.safetensors");
+    let bank = random_bank(&layout, 1);
+    save_native(&bank, &[], &path).unwrap();
+    let back = load(&path).unwrap();
+    assert_eq!(back.layout(), bank.layout());
+    assert_eq!(bits(&back.values()), bits(&bank.values()));
+    assert_eq!(back.values().len(), 8);
 }
 
 #[test]

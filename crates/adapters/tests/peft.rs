@@ -12,7 +12,8 @@ use common::{METHODS, bits, config, custom, layout, random_bank, sharing, sites}
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use sharelora_adapters::{
-    AdapterConfig, Bank, Module, Part, PeftInfo, Scaling, Site, export_peft, import_peft,
+    AdapterConfig, Bank, Init, Module, Part, PeftInfo, Scaling, Sharing, Site, delta, export_peft,
+    import_peft,
 };
 use tempfile::TempDir;
 
@@ -67,6 +68,57 @@ fn every_method_is_exported_and_recognised_again() {
             let back = import(folder.path()).unwrap();
             assert_eq!(back.layout(), bank.layout(), "{method}");
             assert_eq!(bits(&back.values()), bits(&bank.values()), "{method}");
+        }
+    }
+}
+
+/// What PEFT has names for comes back as what it was: VeRA, DoRA, and rsLoRA by its scaling.
+#[test]
+fn baselines_are_exported_and_recognised_again() {
+    for method in ["vera", "dora"] {
+        let (folder, bank) = exported(method, &config_qv());
+        let back = import(folder.path()).unwrap();
+        assert_eq!(back.layout().sharing, bank.layout().sharing, "{method}");
+        assert_eq!(bits(&back.values()), bits(&bank.values()), "{method}");
+    }
+    let (folder, _) = exported("rslora", &config_qv());
+    let back = import(folder.path()).unwrap();
+    assert_eq!(back.layout().config.scaling, Scaling::Rslora);
+    assert_eq!(back.layout().sharing, sharing("lora"));
+}
+
+/// Frozen matrices, PiSSA and vectors beside A and B of each layer are plain LoRA to PEFT, with the same update.
+#[test]
+fn other_forms_are_exported_as_lora() {
+    let vectors = |a, b| Sharing {
+        vectors: true,
+        ..custom(a, b)
+    };
+    let pissa = AdapterConfig {
+        init: Init::Pissa,
+        dropout: 0.0,
+        ..config_qv()
+    };
+    let rslora = AdapterConfig {
+        scaling: Scaling::Rslora,
+        ..pissa.clone()
+    };
+    let frozen = json!({"scope": "per_layer", "frozen": true});
+    for (sharing, config, rank) in [
+        (sharing("lora_fa"), config_qv(), 2),
+        (sharing("share_a_frozen"), config_qv(), 2),
+        (vectors(frozen, json!("per_layer")), config_qv(), 2),
+        (sharing("lora"), pissa, 4),
+        (sharing("lora"), rslora, 4),
+    ] {
+        let bank = random_bank(&layout(&model_sites(), &sharing, &config), 4);
+        let folder = tempfile::tempdir().unwrap();
+        export_peft(&bank, &[], &info(), folder.path()).unwrap();
+        let back = import(folder.path()).unwrap();
+        assert_eq!(back.layout().config.rank, rank);
+        for index in 0..bank.layout().sites.len() {
+            let [expected, found] = [&bank, &back].map(|b| common::values(&delta(b, index)));
+            assert!(common::distance(&expected, &found) < 1e-5);
         }
     }
 }
@@ -146,7 +198,6 @@ fn options_that_change_the_sum_are_refused() {
     for (key, value, part) in [
         ("peft_type", json!("IA3"), "\"IA3\""),
         ("peft_type", Value::Null, "`peft_type`"),
-        ("use_dora", json!(true), "`use_dora`"),
         ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern`"),
         ("alpha_pattern", json!({"q_proj": 4}), "`alpha_pattern`"),
         (
@@ -168,6 +219,23 @@ fn options_that_change_the_sum_are_refused() {
         std::fs::write(&path, json.to_string()).unwrap();
         refused(folder.path(), CONFIG, part);
     }
+    // DoRA without its magnitudes, VeRA without its projections.
+    let (folder, _) = exported("lora", &config_qv());
+    let path = folder.path().join(CONFIG);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json["use_dora"] = json!(true);
+    std::fs::write(&path, json.to_string()).unwrap();
+    refused(folder.path(), WEIGHTS, "lora_magnitude_vector");
+    let (folder, _) = exported("vera", &config_qv());
+    let path = folder.path().join(CONFIG);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("\"save_projection\": true", "\"save_projection\": false"),
+    )
+    .unwrap();
+    refused(folder.path(), CONFIG, "`save_projection`");
     // Initial values that leave the base alone are only history.
     let (folder, _) = exported("lora", &config_qv());
     let path = folder.path().join(CONFIG);
@@ -323,6 +391,13 @@ fn parts_of_a_fused_module_become_one_adapter() {
             let expected = [q, vec![0.0; 16], v].concat();
             assert!(common::distance(&found, &expected) < 1e-6);
         }
+        // PEFT's magnitude is of all outputs of the module, q, k and v.
+        let dora = random_bank(&layout(&sites, &sharing("dora"), &config), 4);
+        let refused = export_peft(&dora, &[], &info, folder.path()).unwrap_err();
+        assert!(
+            refused.to_string().contains("transformer.h.0.attn.c_attn"),
+            "{refused}"
+        );
     }
 }
 

@@ -105,10 +105,11 @@ pub fn forward(
 }
 
 /// The gradients of [`forward`] for `dy`, (N, sum of out_p): of `x` in `dx` (N, in), overwritten, unless it is not wanted, and of the
-/// matrices of each update. `x` is needed where there are updates, and `lows` is what [`forward`] returned.
+/// matrices of each update. `lows` is what [`forward`] returned. Without `x` the gradients of A are empty: no other needs it (LoRA-FA, arXiv
+/// 2308.03303).
 ///
 /// # Panics
-/// Where the shapes do not fit, or there are updates and no `x`.
+/// Where the shapes do not fit.
 pub fn backward(
     x: Option<&[f32]>,
     n: usize,
@@ -133,9 +134,13 @@ pub fn backward(
     if updates.is_empty() {
         return Vec::new();
     }
-    let x = x.expect("x, which the gradients of updates need");
-    assert_eq!(x.len(), n * shape.input, "x is (N, in)");
-    let a = a_gradients(x, n, &shape, updates, (&ranks, &dlow));
+    let a = match x {
+        Some(x) => {
+            assert_eq!(x.len(), n * shape.input, "x is (N, in)");
+            a_gradients(x, n, &shape, updates, (&ranks, &dlow))
+        }
+        None => vec![Vec::new(); updates.len()],
+    };
     let b = b_gradients(n, dy, &shape, updates, lows);
     a.into_iter()
         .zip(b)

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p sharelora-model --example peft_export -- MODEL OUT METHOD [TARGETS] [SEED]`
 //!
-//! MODEL: a Hugging Face folder of a model that generates, or of a classifier, which gets another head beside the adapter.
+//! METHOD: a built-in method, or initial values, which are LoRA's then (`pissa`). MODEL: a Hugging Face folder of a model that generates, or of a classifier, which gets another head beside the adapter.
 //! TARGETS: projections, divided by commas. OUT gets `adapter_config.json`, `adapter_model.safetensors` and
 //! `expected.safetensors` (input_ids [B, T] i64, logits [B, T, V] or [B, labels] f32) for `scripts/peft_roundtrip.py check`.
 
@@ -14,7 +14,9 @@ use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
-use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, PeftInfo, Scaling, export_peft};
+use sharelora_adapters::{
+    AdapterConfig, Bank, Init, Layout, Method, PeftInfo, Scaling, export_peft,
+};
 use sharelora_model::weights::Checkpoint;
 use sharelora_model::{Adapter, Classifier, Input, Labels, Model, ModelConfig, Storage};
 
@@ -31,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let targets = rest.first().map_or("all_linear", String::as_str);
     let seed: u64 = rest.get(1).map_or(Ok(0), |s| s.parse())?;
     let (model, out) = (Path::new(model), Path::new(out));
-    let method = Method::named(method)?;
+    let init = Init::named(method);
+    let method = Method::named(init.map_or(method, |_| "lora"))?;
     let sharing = method.sharing().ok_or("this method has no adapter")?;
 
     let device = Device::flex();
@@ -51,9 +54,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let adapter = AdapterConfig {
         rank: 4,
         alpha: 8.0,
-        dropout: 0.1,
+        dropout: if init == Some(Init::Pissa) { 0.0 } else { 0.1 },
         targets: targets.split(',').map(String::from).collect(),
         scaling: Scaling::Standard,
+        init: init.unwrap_or_default(),
     };
     let layout = Arc::new(Layout::new(&base_model.config.sites(), sharing, &adapter)?);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

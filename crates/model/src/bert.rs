@@ -253,17 +253,19 @@ pub(crate) fn block(
 ) -> Tensor<2> {
     let base = base(layer);
     let module = |x: Tensor<2>, at: usize, name: &str| {
-        let updates = updates(pass.adapter, layer, &[name]);
         let bias = weights.vector(at + 1).clone();
-        ops::linear(x, weights.slice(at..at + 1), Some(bias), updates)
+        let weight = weights.slice(at..at + 1);
+        let updates = updates(pass.adapter, layer, &[name], weight);
+        ops::linear(x, weight, Some(bias), updates)
     };
 
     let biases = (3..6).map(|i| weights.vector(base + i).clone()).collect();
+    let joined = weights.slice(base..base + 3);
     let qkv = ops::linear(
         x.clone(),
-        weights.slice(base..base + 3),
+        joined,
         Some(Tensor::cat(biases, 1)), // (1, 3 C)
-        updates(pass.adapter, layer, &["query", "key", "value"]),
+        updates(pass.adapter, layer, &["query", "key", "value"], joined),
     ); // (N, 3 C)
     let y = attention(qkv); // (N, C)
     let y = module(y, base + 6, "attention.output.dense");

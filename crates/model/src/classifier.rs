@@ -11,8 +11,7 @@
 //! | LLaMA, GPT-2 | the last token | `score`, without a bias |
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
-use rand::Rng;
-use sharelora_adapters::{Module, generator};
+use sharelora_adapters::{Module, generator, normal};
 
 use crate::config::ModelConfig;
 use crate::ops::read;
@@ -75,12 +74,8 @@ impl Classifier {
                     return Ok(vec![0.0; columns]);
                 }
                 let mut rng = generator(seed, "head", name);
-                let mut normal = || {
-                    // Box and Muller's transform of two uniform numbers.
-                    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-                    (0.02 * (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-                };
-                Ok((0..rows * columns).map(|_| normal()).collect())
+                let mut value = || normal(&mut rng, 0.02) as f32;
+                Ok((0..rows * columns).map(|_| value()).collect())
             });
         match made {
             Ok(head) => head,

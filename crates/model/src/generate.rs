@@ -1,6 +1,7 @@
 //! Batched generation, greedy or sampled, with a key-value cache whose rows are refilled as answers end.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -64,20 +65,23 @@ const JOINING: usize = 4096;
 /// computed in the pass that gives the others their next. What all prompts begin with is computed once.
 /// An empty prompt has nothing to continue: its answer is empty.
 /// The answer to a prompt does not depend on which others are asked, up to rounding.
+/// Where `event` breaks, the work ends behind this pass, and answers that are not finished are cut short.
 pub fn generate(
     model: &Model,
     adapter: Option<Adapter<'_>>,
     prompts: &[&[u32]],
     options: &GenerateOptions,
     mut stop: impl FnMut(usize, &[u32]) -> bool,
-    mut event: impl FnMut(Event<'_>),
+    mut event: impl FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Vec<Vec<u32>> {
     let mut answers: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let mut queue: VecDeque<usize> = VecDeque::new();
     for (prompt, ids) in prompts.iter().enumerate() {
-        match ids.is_empty() || options.max_new_tokens == 0 {
-            true => event(Event::Finished(prompt, &[])),
-            false => queue.push_back(prompt),
+        if ids.is_empty() || options.max_new_tokens == 0 {
+            // Nothing is to be cut short yet.
+            let _ = event(Event::Finished(prompt, &[]));
+        } else {
+            queue.push_back(prompt);
         }
     }
     let asked: Vec<&[u32]> = queue.iter().map(|&p| prompts[p]).collect();
@@ -144,6 +148,7 @@ pub fn generate(
                 drawn.collect()
             }
         };
+        let mut broken = false;
         for (row, token) in rows.iter_mut().filter(|row| row.is_some()).zip(next) {
             let Some((prompt, ids)) = row else { continue };
             let (prompt, answer) = (*prompt, &mut answers[*prompt]);
@@ -154,13 +159,16 @@ pub fn generate(
             };
             *ids = vec![token];
             if ended {
-                event(Event::Finished(prompt, answer));
+                broken |= event(Event::Finished(prompt, answer)).is_break();
                 streams.remove(&prompt);
                 *row = None;
             }
         }
         steps += 1;
-        event(Event::Step(steps));
+        broken |= event(Event::Step(steps)).is_break();
+        if broken {
+            return answers;
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ModelError;
 use crate::config::{Conv1d, WeightSpec, check_heads, check_sizes};
 use crate::model::{Adapter, Attention, Pass, Weights, updates};
 use crate::ops::{self, Update};
+use crate::weight::Weight;
 
 /// The part of Hugging Face's `config.json` that decides the forward pass.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -200,14 +201,16 @@ pub(crate) fn block(
         ops::linear(x, weights.slice(range), Some(bias), updates)
     };
     let module = |x: Tensor<2>, at: usize, name: &str| {
-        linear(x, at..at + 1, updates(pass.adapter, layer, &[name]))
+        let weight = weights.slice(at..at + 1);
+        let updates = updates(pass.adapter, layer, &[name], weight);
+        linear(x, at..at + 1, updates)
     };
 
     let h = norm(x.clone(), base);
     let qkv = linear(
         h,
         base + 2..base + 5,
-        of_c_attn(pass.adapter, layer, config.n_embd),
+        of_c_attn(pass.adapter, layer, weights.slice(base + 2..base + 5)),
     ); // (N, 3 C)
     let y = attention(qkv); // (N, C)
     let x = x + module(y, base + 6, "attn.c_proj");
@@ -219,14 +222,16 @@ pub(crate) fn block(
 }
 
 /// The updates of q, k and v: their own, or their rows of the update of the whole module.
-fn of_c_attn(adapter: Option<Adapter<'_>>, layer: usize, width: usize) -> Vec<Update> {
-    let whole = updates(adapter, layer, &["c_attn"]).pop();
+fn of_c_attn(adapter: Option<Adapter<'_>>, layer: usize, weights: &[Weight]) -> Vec<Update> {
+    let whole = updates(adapter, layer, &["c_attn"], weights).pop();
     let Some(whole) = whole else {
-        return updates(adapter, layer, &["q", "k", "v"]);
+        return updates(adapter, layer, &["q", "k", "v"], weights);
     };
+    let width = weights[0].dims()[0];
     let part = |projection: usize| Update {
         projection,
         b: whole.b.clone().narrow(0, projection * width, width),
+        gain: (whole.gain.as_ref()).map(|g| g.clone().narrow(1, projection * width, width)),
         ..whole.clone()
     };
     (0..3).map(part).collect()

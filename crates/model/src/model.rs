@@ -1,9 +1,10 @@
 //! The frozen base of any architecture. It never contains an adapter: the forward pass takes one.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use sharelora_adapters::{Bank, Dropout};
+use sharelora_adapters::{Bank, Dropout, Layout, Site};
 use sharelora_kernels::matrix::{Format, Matrix};
 
 use crate::config::{ModelConfig, WeightSpec};
@@ -82,34 +83,21 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let prefix = config.prefix();
         Self::assemble(config, device, |spec| {
-            let name = find(checkpoint, prefix, &spec.name).ok_or_else(|| {
-                ModelError::Mismatch(format!(
-                    "tensor `{}` is missing from the checkpoint",
-                    spec.name
-                ))
-            })?;
-            let found = checkpoint.shape(&name).unwrap_or_default();
-            let [out, into] = spec.shape;
-            let expected = match spec.conv1d {
-                Some(conv) => [into, conv.of],
-                None => spec.shape,
-            };
-            let flat = match found[..] {
-                [n] => vec![1, n],
-                _ => found.clone(),
-            };
-            if flat != expected {
-                return Err(ModelError::Mismatch(format!(
-                    "tensor `{name}` is {found:?} in the checkpoint, config.json needs {expected:?}"
-                )));
-            }
-            let Some(conv) = spec.conv1d else {
-                return Ok(checkpoint.matrix(&name, storage)?);
-            };
-            let stored = checkpoint.matrix(&name, storage)?;
-            let columns = transposed(&stored.values(), [into, conv.of], conv.start, out);
-            Ok(Matrix::from_f32(out, into, columns).to_format(stored.format()))
+            read_weight(prefix, checkpoint, spec, storage)
         })
+    }
+
+    /// One weight of a checkpoint, without the rest of the model.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_weight(
+        config: &ModelConfig,
+        checkpoint: &Checkpoint,
+        spec: &WeightSpec,
+        storage: Storage,
+    ) -> Result<Matrix, ModelError> {
+        read_weight(config.prefix(), checkpoint, spec, storage)
     }
 
     /// A model from a function that gives the values of each weight, [out, in] or (1, n), by the name of its tensor.
@@ -229,6 +217,26 @@ impl Model {
         all
     }
 
+    /// The weight that an adapter updates at `site`, row-major [out, in].
+    pub fn site_weight(&self, site: &Site) -> Vec<f32> {
+        let name = format!("{}.weight", site.path);
+        let of_site = |spec: &WeightSpec| {
+            let start = spec.conv1d.as_ref().map(|conv| conv.start);
+            spec.name == name && site.part.is_none_or(|part| start == Some(part.start))
+        };
+        let specs = self.config.weights();
+        let found = specs.iter().zip(&self.weights.list);
+        found
+            .filter(|(spec, _)| of_site(spec))
+            .flat_map(|(_, weight)| weight.values())
+            .collect()
+    }
+
+    /// An adapter beside this model, with its initial values.
+    pub fn bank(&self, layout: Arc<Layout>, seed: u64) -> Bank {
+        Bank::init(layout, seed, self.device(), &|site| self.site_weight(site))
+    }
+
     /// Bytes of the weights: on the heap or a device, and in mapped files.
     pub fn memory(&self) -> (usize, usize) {
         let list = self.weights.list.iter().map(Weight::memory);
@@ -336,6 +344,41 @@ impl Model {
     }
 }
 
+fn read_weight(
+    prefix: &str,
+    checkpoint: &Checkpoint,
+    spec: &WeightSpec,
+    storage: Storage,
+) -> Result<Matrix, ModelError> {
+    let name = find(checkpoint, prefix, &spec.name).ok_or_else(|| {
+        ModelError::Mismatch(format!(
+            "tensor `{}` is missing from the checkpoint",
+            spec.name
+        ))
+    })?;
+    let found = checkpoint.shape(&name).unwrap_or_default();
+    let [out, into] = spec.shape;
+    let expected = match spec.conv1d {
+        Some(conv) => [into, conv.of],
+        None => spec.shape,
+    };
+    let flat = match found[..] {
+        [n] => vec![1, n],
+        _ => found.clone(),
+    };
+    if flat != expected {
+        return Err(ModelError::Mismatch(format!(
+            "tensor `{name}` is {found:?} in the checkpoint, config.json needs {expected:?}"
+        )));
+    }
+    let Some(conv) = spec.conv1d else {
+        return Ok(checkpoint.matrix(&name, storage)?);
+    };
+    let stored = checkpoint.matrix(&name, storage)?;
+    let columns = transposed(&stored.values(), [into, conv.of], conv.start, out);
+    Ok(Matrix::from_f32(out, into, columns).to_format(stored.format()))
+}
+
 /// The name under which the checkpoint has a tensor: in full, without the base's prefix, or with the names that norms had
 /// in the first BERT checkpoints.
 fn find(checkpoint: &Checkpoint, prefix: &str, name: &str) -> Option<String> {
@@ -358,8 +401,13 @@ fn transposed(values: &[f32], [rows, columns]: [usize; 2], start: usize, count: 
     out
 }
 
-/// The adapter's updates of projections that read one input.
-pub(crate) fn updates(adapter: Option<Adapter<'_>>, layer: usize, names: &[&str]) -> Vec<Update> {
+/// The adapter's updates of projections that read one input; `weights` are theirs, or all of the one that is named.
+pub(crate) fn updates(
+    adapter: Option<Adapter<'_>>,
+    layer: usize,
+    names: &[&str],
+    weights: &[Weight],
+) -> Vec<Update> {
     let Some(Adapter { bank, dropout }) = adapter else {
         return Vec::new();
     };
@@ -367,13 +415,21 @@ pub(crate) fn updates(adapter: Option<Adapter<'_>>, layer: usize, names: &[&str]
     sites
         .filter_map(|(projection, name)| {
             let index = bank.layout().find(layer, name)?;
-            let (a, b) = bank.site(index);
+            let (a, b) = bank.effective(index);
+            let own = match names.len() {
+                1 => weights,
+                _ => &weights[projection..projection + 1],
+            };
+            let device = a.device().inner();
+            let squares = || Tensor::cat(own.iter().map(|w| w.square_norms(&device)).collect(), 1);
+            let product = |a: Tensor<2>| ops::linear(a, own, None, Vec::new());
             Some(Update {
                 projection,
-                a: a.clone(),
-                b: b.clone(),
-                scale: bank.layout().config.scale(),
+                a,
+                b,
+                scale: bank.layout().scale(),
                 mask: bank.mask(index, dropout),
+                gain: bank.gain(index, squares, product),
             })
         })
         .collect()

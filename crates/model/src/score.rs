@@ -1,6 +1,7 @@
 //! Log-probabilities of continuations: of each prompt's choices, with shared beginnings computed once.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -40,13 +41,13 @@ struct Text {
 ///
 /// A choice's last token is predicted and never read, so choices of one token are scored by one pass over the prompt. The
 /// head is asked at the positions that are scored alone. `finished(question, scores)` is told as soon as a question is done, in
-/// an order that shares most. A question's scores do not depend on what is asked beside it, up to rounding.
+/// an order that shares most; where it breaks, the work ends behind this pass. A question's scores do not depend on what is asked beside it, up to rounding.
 pub fn score(
     model: &Model,
     adapter: Option<Adapter<'_>>,
     questions: &[Question],
     options: ScoreOptions,
-    mut finished: impl FnMut(usize, &[f64]),
+    mut finished: impl FnMut(usize, &[f64]) -> ControlFlow<()>,
 ) {
     let mut scores: Vec<Vec<f64>> = questions
         .iter()
@@ -60,7 +61,8 @@ pub fn score(
     for (index, question) in questions.iter().enumerate() {
         let of_question = self::texts(index, question);
         if of_question.is_empty() {
-            finished(index, &scores[index]);
+            // No pass was needed.
+            let _ = finished(index, &scores[index]);
         }
         open.push(of_question.len());
         texts.extend(of_question);
@@ -124,12 +126,16 @@ pub fn score(
             for ((question, choice), value) in owners.into_iter().zip(found) {
                 scores[question][choice] += value;
             }
+            let mut broken = false;
             for &text in &batch {
                 let question = texts[text].question;
                 open[question] -= 1;
                 if open[question] == 0 {
-                    finished(question, &scores[question]);
+                    broken |= finished(question, &scores[question]).is_break();
                 }
+            }
+            if broken {
+                return;
             }
         }
     }

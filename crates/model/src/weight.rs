@@ -1,6 +1,7 @@
 //! One weight of a model: frozen in the host's memory, or a tensor.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use sharelora_kernels::linear;
 use sharelora_kernels::matrix::{Format, Matrix};
 
@@ -64,6 +65,29 @@ impl Weight {
         matches!(self, Weight::Tensor(t) if t.is_tracked())
     }
 
+    /// The squared norm of each row, (1, out), summed in f64.
+    pub(crate) fn square_norms(&self, device: &Device) -> Tensor<2> {
+        /// Rows that are widened at a time.
+        const ROWS: usize = 32;
+        let [rows, columns] = self.dims();
+        let norms: Vec<f32> = match self {
+            Weight::Host(m) => (0..rows.div_ceil(ROWS))
+                .into_par_iter()
+                .flat_map_iter(|tile| {
+                    let mut scratch = Vec::new();
+                    let values = m.tile(tile * ROWS..((tile + 1) * ROWS).min(rows), &mut scratch);
+                    let norms: Vec<f32> = values.chunks(columns.max(1)).map(square_norm).collect();
+                    norms
+                })
+                .collect(),
+            Weight::Tensor(_) => {
+                let values = self.values();
+                values.chunks(columns.max(1)).map(square_norm).collect()
+            }
+        };
+        Tensor::from_data(TensorData::new(norms, [1, rows]), device)
+    }
+
     /// Rows by their indices, (ids, in).
     pub(crate) fn rows(&self, ids: &[u32], device: &Device) -> Tensor<2> {
         match self {
@@ -91,6 +115,10 @@ impl Weight {
             Weight::Tensor(t) => (t.dims().iter().product::<usize>() * t.dtype().size(), 0),
         }
     }
+}
+
+fn square_norm(row: &[f32]) -> f32 {
+    row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() as f32
 }
 
 /// Puts weights on a device one below the other in memory, so that they can be one product; others stay as they are.

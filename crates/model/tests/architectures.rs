@@ -55,6 +55,7 @@ fn adapted(model: &Model, targets: &[&str], fill: impl Fn(usize, usize) -> Vec<f
         dropout: 0.0,
         targets: targets.iter().map(|t| (*t).into()).collect(),
         scaling: Scaling::Standard,
+        init: Default::default(),
     };
     let lora = Method::named("lora").unwrap();
     let layout = Layout::new(&model.config.sites(), lora.sharing().unwrap(), &config).unwrap();

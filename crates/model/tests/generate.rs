@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use common::{bank, build, config, prompts, slices};
@@ -20,7 +21,14 @@ fn run(
     rows: &[Vec<u32>],
     options: &GenerateOptions,
 ) -> Vec<Vec<u32>> {
-    generate(model, adapter, &slices(rows), options, |_, _| false, |_| {})
+    generate(
+        model,
+        adapter,
+        &slices(rows),
+        options,
+        |_, _| false,
+        |_| ControlFlow::Continue(()),
+    )
 }
 
 /// Each prompt in a batch of its own.
@@ -112,6 +120,7 @@ fn rows_that_end_early_leave_the_others_alone() {
             if let Event::Step(n) = event {
                 steps = n;
             }
+            ControlFlow::Continue(())
         },
     );
     assert_eq!(steps, 14);
@@ -146,6 +155,7 @@ fn rows_that_end_early_leave_the_others_alone() {
             if let Event::Step(n) = event {
                 steps = n;
             }
+            ControlFlow::Continue(())
         },
     );
     assert_eq!(steps, 3);
@@ -176,9 +186,12 @@ fn places_are_filled_again() {
             &slices(&rows),
             &options,
             |row, tokens| tokens.len() >= limits[row],
-            |event| match event {
-                Event::Step(n) => steps = n,
-                Event::Finished(row, answer) => told.push((row, answer.to_vec())),
+            |event| {
+                match event {
+                    Event::Step(n) => steps = n,
+                    Event::Finished(row, answer) => told.push((row, answer.to_vec())),
+                }
+                ControlFlow::Continue(())
             },
         );
         told.sort();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use common::{distance, random, tensor, values};
 use proptest::prelude::*;
-use sharelora_adapters::{AdapterConfig, Bank, Dropout, Layout, Method, Scaling, Site};
+use sharelora_adapters::{AdapterConfig, Bank, Dropout, Layout, Mask, Method, Scaling, Site};
 use sharelora_kernels::attention::{Heads, Span};
 use sharelora_kernels::matrix::{Format, Matrix};
 use sharelora_model::Weight;
@@ -152,6 +152,7 @@ proptest! {
                 b: t[2 + 2 * k].clone(),
                 scale: 0.7,
                 mask: bank.mask(projection, Some(Dropout { seed: 3, pass: 2 })),
+                gain: None,
             }).collect()
         };
         same(
@@ -198,10 +199,40 @@ fn bank(inputs: usize, widths: &[usize], rank: usize, dropout: f64) -> Bank {
         dropout,
         targets: vec!["q_proj".into(), "k_proj".into(), "v_proj".into()],
         scaling: Scaling::Standard,
+        init: Default::default(),
     };
     let method = Method::named("lora").unwrap();
     let layout = Layout::new(&sites, method.sharing().unwrap(), &config).unwrap();
-    Bank::init(Arc::new(layout), 0, &Device::flex())
+    Bank::init(Arc::new(layout), 0, &Device::flex(), &|_| Vec::new())
+}
+
+/// LoRA-FA keeps no input for A's gradient: those of x and B are the same without it, dropout or not.
+#[test]
+fn a_frozen_a_changes_no_other_gradient() {
+    let weight = [Weight::Host(Matrix::from_f32(4, 3, random(12, 1)))];
+    let mask = bank(3, &[4, 4, 4], 2, 0.3).mask(0, Some(Dropout { seed: 3, pass: 2 }));
+    let gradients = |trained: bool, mask: Option<Mask>| {
+        let (x, b) = (leaf(5, 3, 4), leaf(4, 2, 3));
+        let a = match trained {
+            true => leaf(2, 3, 2),
+            false => tensor(random(6, 2), [2, 3]),
+        };
+        let update = Update {
+            projection: 0,
+            a: a.clone(),
+            b: b.clone(),
+            scale: 0.7,
+            mask,
+            gain: None,
+        };
+        let y = ops::linear(x.clone(), &weight, None, vec![update]);
+        let grads = y.square().sum().backward();
+        assert_eq!(a.grad(&grads).is_some(), trained);
+        [x, b].map(|t| values(&t.grad(&grads).unwrap()))
+    };
+    for mask in [None, mask] {
+        assert_eq!(gradients(true, mask.clone()), gradients(false, mask));
+    }
 }
 
 /// What no gradient is wanted of gets none: the lowest adapted projection's input is not differentiated.
@@ -216,6 +247,7 @@ fn an_untracked_input_is_a_constant() {
         b: b.clone(),
         scale: 1.0,
         mask: None,
+        gain: None,
     };
     let y = ops::linear(x, &weight, None, vec![update]);
     assert!(y.is_tracked());

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use common::{bank, build, config, prompts};
 use proptest::prelude::*;
 use sharelora_model::prefix::{Group, groups};
@@ -31,6 +33,7 @@ fn scored(
     score(model, adapter, questions, options, |question, scores| {
         assert!(found[question].is_none(), "told twice");
         found[question] = Some(scores.to_vec());
+        ControlFlow::Continue(())
     });
     found.into_iter().map(Option::unwrap).collect()
 }

@@ -122,3 +122,23 @@ pub fn write_parquet(path: &Path, records: &[&Record]) -> Result<()> {
         .map_err(failed)?;
     file::write(path, &bytes)
 }
+
+/// The hashes of the runs in a Parquet file that [`write_parquet`] wrote.
+pub fn hashes(path: &Path) -> Result<Vec<String>> {
+    let failed = |source| Error::Frame {
+        path: path.to_owned(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let frame = ParquetReader::new(file)
+        .with_columns(Some(vec!["hash".into()]))
+        .finish()
+        .map_err(failed)?;
+    let column = frame.column("hash").map_err(failed)?;
+    let hashes = column.str().map_err(failed)?;
+    Ok(hashes.iter().flatten().map(str::to_owned).collect())
+}

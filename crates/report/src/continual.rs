@@ -67,8 +67,11 @@ pub struct Numbers {
     pub intransigence: Option<f64>,
 }
 
+/// One of them.
+type Number = fn(&Numbers) -> Option<f64>;
+
 /// Their names, in the order of the table.
-const NUMBERS: [(&str, fn(&Numbers) -> Option<f64>); 5] = [
+const NUMBERS: [(&str, Number); 5] = [
     ("Average", |n| n.average),
     ("Backward transfer", |n| n.backward),
     ("Forward transfer", |n| n.forward),
@@ -279,23 +282,14 @@ impl Sequence {
     }
 
     /// One number over the seeds; `None` where any lacks it.
-    fn over_seeds(
-        &self,
-        metrics: &[String],
-        number: fn(&Numbers) -> Option<f64>,
-    ) -> Option<Estimate> {
+    fn over_seeds(&self, metrics: &[String], number: Number) -> Option<Estimate> {
         let of = |seed: &Seed| number(&self.numbers(seed, metrics));
         let values: Option<Vec<f64>> = self.seeds.iter().map(of).collect();
         statistics::loss(&values?)
     }
 
     /// One number minus that of `other`, over the seeds that both have.
-    fn against(
-        &self,
-        other: &Sequence,
-        metrics: &[String],
-        number: fn(&Numbers) -> Option<f64>,
-    ) -> Option<Estimate> {
+    fn against(&self, other: &Sequence, metrics: &[String], number: Number) -> Option<Estimate> {
         let pairs = self.seeds.iter().filter_map(|seed| {
             let same = other.seeds.iter().find(|o| o.seed == seed.seed)?;
             Some((seed, same))

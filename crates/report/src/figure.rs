@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::style::Marker;
 
+pub mod heat_map;
+
 /// Pixels a point.
 const SCALE: i32 = 2;
 /// Size of a panel in points, its labels included.
@@ -279,6 +281,28 @@ impl Figure {
 }
 
 type Drawn<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+/// A picture of plain data.
+pub trait Drawing {
+    /// Width and height in pixels.
+    fn size(&self) -> (u32, u32);
+
+    /// Draws it on an area of its size.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<B>;
+}
+
+impl Drawing for Figure {
+    fn size(&self) -> (u32, u32) {
+        Figure::size(self)
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<B> {
+        draw(area, self)
+    }
+}
 
 /// Draws `figure` on an area of [`Figure::size`].
 pub fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, figure: &Figure) -> Drawn<B> {
@@ -593,7 +617,7 @@ pub fn marker_elements(marker: Marker, colour: RGBColor) -> std::result::Result<
 }
 
 /// Writes `figure` as SVG, atomically.
-pub fn write_svg(path: &Path, figure: &Figure) -> Result<()> {
+pub fn write_svg(path: &Path, figure: &impl Drawing) -> Result<()> {
     let failed = |message: String| Error::Figure {
         path: path.to_owned(),
         message,
@@ -601,11 +625,9 @@ pub fn write_svg(path: &Path, figure: &Figure) -> Result<()> {
     font().map_err(failed)?;
     let (width, height) = figure.size();
     let mut text = String::new();
-    draw(
-        &SVGBackend::with_string(&mut text, (width, height)).into_drawing_area(),
-        figure,
-    )
-    .map_err(|cause| failed(cause.to_string()))?;
+    figure
+        .draw(&SVGBackend::with_string(&mut text, (width, height)).into_drawing_area())
+        .map_err(|cause| failed(cause.to_string()))?;
     // Shown at its size in points; the view box keeps the pixels as units.
     let scale = SCALE as u32;
     let text = text.replacen(
@@ -617,7 +639,7 @@ pub fn write_svg(path: &Path, figure: &Figure) -> Result<()> {
 }
 
 /// Writes `figure` as PNG at [`SCALE`] pixels a point, atomically.
-pub fn write_png(path: &Path, figure: &Figure) -> Result<()> {
+pub fn write_png(path: &Path, figure: &impl Drawing) -> Result<()> {
     let failed = |message: String| Error::Figure {
         path: path.to_owned(),
         message,
@@ -625,12 +647,10 @@ pub fn write_png(path: &Path, figure: &Figure) -> Result<()> {
     font().map_err(failed)?;
     // The encoder wants a path of its own, so the file beside comes from it.
     let temporary = file::sibling(path);
-    let drawn = draw(
-        &BitMapBackend::new(&temporary, figure.size()).into_drawing_area(),
-        figure,
-    )
-    .map_err(|cause| cause.to_string())
-    .and_then(|()| std::fs::rename(&temporary, path).map_err(|cause| cause.to_string()));
+    let drawn = figure
+        .draw(&BitMapBackend::new(&temporary, figure.size()).into_drawing_area())
+        .map_err(|cause| cause.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path).map_err(|cause| cause.to_string()));
     if drawn.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }

@@ -95,7 +95,7 @@ pub fn loss_curves(title: &str, runs: &[Run]) -> Option<Figure> {
         std::iter::once(training(&of_setting, &setting, unit, most_points)).chain(right)
     });
     let panels: Vec<Panel> = panels.collect();
-    (!panels.is_empty()).then(|| Figure {
+    (!panels.is_empty()).then_some(Figure {
         title,
         panels,
         columns: 2,

@@ -25,7 +25,7 @@ pub enum Marker {
 ///
 /// Colours: M. Okabe and K. Ito, "Color Universal Design" (2008), a palette that stays apart for
 /// colour-blind readers; its yellow is left out, which white paper swallows.
-const METHODS: [(&str, &str, RGBColor, Marker); 7] = [
+const METHODS: [(&str, &str, RGBColor, Marker); 12] = [
     ("base", "Base", RGBColor(0, 0, 0), Marker::Plus),
     ("full", "Full", RGBColor(90, 90, 90), Marker::Cross),
     ("lora", "LoRA", RGBColor(230, 159, 0), Marker::Circle),
@@ -43,6 +43,17 @@ const METHODS: [(&str, &str, RGBColor, Marker); 7] = [
         RGBColor(204, 121, 167),
         Marker::TriangleDown,
     ),
+    // The baselines have the colour of the method that they change, and a marker of their own.
+    ("lora_fa", "LoRA-FA", RGBColor(230, 159, 0), Marker::Cross),
+    (
+        "share_a_frozen",
+        "ShareA frozen",
+        RGBColor(0, 114, 178),
+        Marker::Cross,
+    ),
+    ("vera", "VeRA", RGBColor(213, 94, 0), Marker::Diamond),
+    ("rslora", "rsLoRA", RGBColor(230, 159, 0), Marker::Plus),
+    ("dora", "DoRA", RGBColor(230, 159, 0), Marker::Diamond),
 ];
 
 /// Methods without a fixed look share vermillion, the last colour of the palette; the name picks the marker.

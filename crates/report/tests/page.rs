@@ -23,7 +23,7 @@ const HOSTILE: &str = "</script><script>globalThis.hostile = 1</script><img src=
                        <!-- <svg/onload=globalThis.hostile=3> \u{2028}\u{2029}\u{0}\r\n\u{202e}\u{feff}\u{fffe} é 漢 🦀 ]]> \\u003c \"'`&lt; ${1}";
 
 fn record(method: &str, seed: u64, trainable: u64, rank: u64) -> Record {
-    let loss = 1.5 + trainable as f64 * 1e-6 + 0.002 * seed as f64 + 0.01 * rank as f64;
+    let loss = 2.5 - 0.1 * (1.0 + trainable as f64).ln() + 0.002 * seed as f64;
     let text = |pairs: &[(&str, String)]| -> BTreeMap<String, String> {
         pairs
             .iter()
@@ -121,10 +121,16 @@ fn data(page: &str) -> Value {
     serde_json::from_str(data).unwrap()
 }
 
-/// Runs the script on a page; says so and passes where there is no Python or no Chromium.
-fn in_chromium(page: &Path) {
+/// Runs the script on a page; says so and passes where there is no Python or no Chromium. Takes pictures for eyes into `name` of the
+/// folder named by `SHARELORA_FIGURES`.
+fn in_chromium(page: &Path, name: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/page_in_chromium.py");
-    let Ok(output) = Command::new("python3").arg(script).arg(page).output() else {
+    let mut command = Command::new("python3");
+    command.arg(script).arg(page);
+    if let Some(folder) = std::env::var_os("SHARELORA_FIGURES") {
+        command.arg("--screens").arg(Path::new(&folder).join(name));
+    }
+    let Ok(output) = command.output() else {
         println!("skipped: no python3");
         return;
     };
@@ -153,7 +159,16 @@ fn the_summary_in_words() {
             .collect::<Vec<_>>()
             .join("\n")
     });
-    assert_snapshot!(lines.join("\n\n").replace('\\', ""), @"");
+    assert_snapshot!(lines.join("\n\n").replace('\\', ""), @"
+    LoRA has the lowest held-out loss, 1.2416 (95 % interval 1.2289 to 1.2543). ShareA is next, behind by 0.0613 (95 % interval 0.0433 to 0.0793); the interval leaves out 0, so it counts. Further behind, by differences that count: ShareB and ShareAB.
+    LoRA has the highest gsm8k/exact_match_strict, 67.5 % (95 % interval 54.8 to 78.1). ShareA is next, behind by 1.7 points (95 % interval −0.6 to 6.1); the paired test does not tell them apart (p = 1.000). Further behind, by differences that count: ShareB and ShareAB. All trained methods are better than the untouched model.
+
+    ShareA trains 159,744 parameters, 54.2 % of those of LoRA. Its held-out loss is higher by 0.0613 (95 % interval 0.0433 to 0.0793); the interval leaves out 0, so it counts. Its gsm8k/exact_match_strict is lower by 1.7 points (95 % interval −0.6 to 6.1); the paired test does not tell them apart (p = 1.000).
+    ShareB trains 159,744 parameters, 54.2 % of those of LoRA. Its held-out loss is higher by 0.0613 (95 % interval 0.0433 to 0.0793); the interval leaves out 0, so it counts. Its gsm8k/exact_match_strict is lower by 33.3 points (95 % interval 21.4 to 45.2); the paired test tells them apart (p < 0.001).
+    ShareAB trains 24,576 parameters, 8.3 % of those of LoRA. Its held-out loss is higher by 0.2485 (95 % interval 0.2305 to 0.2665); the interval leaves out 0, so it counts. Its gsm8k/exact_match_strict is lower by 50.0 points (95 % interval 36.4 to 61.9); the paired test tells them apart (p < 0.001).
+
+    1 run began and has no record yet.
+    ");
 }
 
 /// A result's text can neither end the script element nor be markup, comes out of the JSON as it went in, and the page asks
@@ -165,7 +180,6 @@ fn hostile_texts_stay_texts() {
     let html = page(&folder.path().join("results"), &folder.path().join("out"));
     assert_eq!(html.matches("<script").count(), 2);
     assert_eq!(html.matches("</script").count(), 2);
-    assert!(!html.contains("onerror='globalThis") || html.contains("\\u003cimg src=x"));
     assert!(!html.contains("<img") && !html.contains("<i>comparison") && !html.contains("<test>"));
     assert!(html.contains("default-src 'none'"));
     for outside in ["src=\"", "url(", "@import", "href=\"http"] {
@@ -237,7 +251,7 @@ fn answers_are_chosen_and_counted() {
     experiment(folder.path());
     let runs = read_experiment(folder.path()).unwrap();
     let chosen = answers::choose(&runs).unwrap();
-    assert_snapshot!(chosen[0].words(), @"");
+    assert_snapshot!(chosen[0].words(), @"gsm8k: 24 of 60 questions, 12 of them the first that were graded differently from run to run, the others the first of the rest");
     assert_eq!(chosen[0].shown.len(), answers::MOST_QUESTIONS);
 }
 
@@ -246,7 +260,7 @@ fn a_page_in_chromium() {
     let folder = tempfile::tempdir().unwrap();
     experiment(&folder.path().join("results"));
     page(&folder.path().join("results"), &folder.path().join("out"));
-    in_chromium(&folder.path().join("out/report.html"));
+    in_chromium(&folder.path().join("out/report.html"), "page");
 }
 
 /// A thousand runs, 200 settings of five seeds: the page stays small enough to open, and works.
@@ -265,7 +279,7 @@ fn a_page_of_a_thousand_runs_in_chromium() {
     let html = page(&results, &folder.path().join("out"));
     println!("{} bytes for 1,000 runs", html.len());
     assert!(html.len() < 8_000_000, "{} bytes", html.len());
-    in_chromium(&folder.path().join("out/report.html"));
+    in_chromium(&folder.path().join("out/report.html"), "page-1000");
 }
 
 /// How long the page of 100 runs takes: `cargo test --release -p sharelora-report --test page -- --ignored --nocapture`.

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,7 +19,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  a run failed, or parity does not hold
   2  a wrong argument, experiment or file
-  3  something is neither on this machine nor to be had: a file, the network, Python";
+  3  something is neither on this machine nor to be had: a file, the network, Python
+  130  stopped by Ctrl-C: the same command goes on";
 
 /// Trains, evaluates and compares LoRA and its shared forms (ShareA, ShareB, ShareAB; ShareLoRA, arXiv 2406.10785).
 #[derive(Debug, Parser)]
@@ -75,10 +77,18 @@ pub enum ExportFormat {
 }
 
 #[derive(Debug, Subcommand)]
+enum New {
+    /// An experiment that compares methods, every axis named in its comments
+    #[command(after_help = "Example:\n  sharelora new ablation my-ablation --model smollm2-gsm8k")]
+    Ablation(commands::Ablation),
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Do all runs of an experiment that are not done, then write its report
     #[command(
-        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a"
+        after_help = "Example:\n  sharelora sweep quickstart --set train.steps=40 --only share_a\n  \
+                      sharelora sweep smollm2-gsm8k --executor slurm --slurm-profile cluster.toml --jobs 8"
     )]
     Sweep {
         #[command(flatten)]
@@ -89,23 +99,84 @@ enum Command {
         /// Only runs whose label contains this text or matches this regular expression
         #[arg(long, value_name = "REGEX")]
         only: Option<String>,
+        /// Runs at a time, each in a process of its own with its share of the cores; with Slurm the most tasks at once [default: 1;
+        /// with Slurm as many as it lets run]
+        #[arg(long, value_name = "N")]
+        jobs: Option<NonZeroUsize>,
+        #[command(flatten)]
+        slurm: commands::SlurmArgs,
     },
-    /// Do one run of an experiment
+    /// Do the runs that come as lines of JSON: what `sweep --jobs` starts
+    #[command(
+        hide = true,
+        after_help = "Example:\n  sharelora worker < requests.jsonl"
+    )]
+    Worker,
+    /// Do one run of an experiment, or several in the order given
     #[command(after_help = "Example:\n  sharelora run quickstart share_a-seed0")]
     Run {
         #[command(flatten)]
         named: Named,
         /// Label of the run, as `plan` shows it
-        label: String,
+        #[arg(required = true, value_name = "LABEL")]
+        labels: Vec<String>,
     },
-    /// Show the runs of an experiment, what is done, and what each will need
-    #[command(after_help = "Example:\n  sharelora plan quickstart --json")]
+    /// Show the runs of an experiment, what is done, and what each will cost: time, memory, disk
+    #[command(after_help = "Example:\n  sharelora plan quickstart --jobs 2")]
     Plan {
         #[command(flatten)]
         named: Named,
+        /// Runs at once, for the time
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        jobs: u32,
         /// Everything that decides each run, as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Show how the runs of a sweep stand, from their files: any executor, any machine on the same folder
+    #[command(after_help = "Example:\n  sharelora status quickstart --watch")]
+    Status {
+        /// Name of a file in experiments/, without .toml [default: a line for each with results]
+        name: Option<String>,
+        /// Replace a key of the file; the value in TOML
+        #[arg(long = "set", value_name = "KEY=VALUE", requires = "name")]
+        sets: Vec<String>,
+        /// Follow it live in the terminal
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Do the failed runs of an experiment again, from their checkpoints
+    #[command(after_help = "Example:\n  sharelora retry smollm2-gsm8k --only share_a --dry-run")]
+    Retry {
+        #[command(flatten)]
+        named: Named,
+        /// Only runs whose label contains this text or matches this regular expression
+        #[arg(long, value_name = "REGEX")]
+        only: Option<String>,
+        /// Also the runs that diverged, from the start
+        #[arg(long)]
+        diverged: bool,
+        /// Say what would be done and stop
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show what no experiment and no report cites, and remove it after a yes
+    #[command(after_help = "Example:\n  sharelora gc smollm2-gsm8k")]
+    Gc {
+        /// Only results of this experiment [default: of all, and tokenised texts]
+        name: Option<String>,
+        /// Remove it without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Write a new file to work with
+    #[command(after_help = "Example:\n  sharelora new ablation my-ablation --model smollm2-gsm8k")]
+    New {
+        #[command(subcommand)]
+        what: New,
     },
     /// Count the trainable parameters of an experiment's methods, from config.json alone
     #[command(after_help = "Example:\n  sharelora params llama7b")]
@@ -184,6 +255,11 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Singular values, ranks, norms and principal angles of adapters; writes Parquet and figures
+    #[command(
+        after_help = "Example:\n  sharelora spectrum smollm2-gsm8k/lora-seed0 smollm2-gsm8k/share_a-seed0 --layers"
+    )]
+    Spectrum(commands::Spectrum),
     /// Compare this program with reference values of transformers and PEFT: outputs, training steps, real prompts
     #[command(
         after_help = "Example:\n  sharelora parity reference/llama-gqa reference/smollm2.json --model-of smollm2-gsm8k"
@@ -260,21 +336,80 @@ fn dispatch(cli: Cli) -> Result<u8> {
             named,
             dry_run,
             only,
+            jobs,
+            slurm,
         } => {
             let (context, folders) = project(common)?;
-            if dry_run {
-                return commands::plan(&context, &folders, &named, only.as_deref(), false);
+            if slurm.executor == commands::Executor::Slurm {
+                let only = only.as_deref();
+                return commands::sweep_by_slurm(
+                    &context, &folders, &named, only, jobs, &slurm, dry_run,
+                );
             }
-            commands::sweep(&context, &folders, &named, only.as_deref())
+            if slurm.no_wait {
+                let text = "--no-wait goes with --executor slurm";
+                return Err(UsageError(text.into()).into());
+            }
+            let jobs = jobs.unwrap_or(NonZeroUsize::MIN);
+            if dry_run {
+                return commands::plan(
+                    &context,
+                    &folders,
+                    &named,
+                    only.as_deref(),
+                    jobs.get(),
+                    false,
+                );
+            }
+            commands::sweep(&context, &folders, &named, only.as_deref(), jobs)
         }
-        Command::Run { named, label } => {
+        Command::Worker => {
             let (context, folders) = project(common)?;
-            commands::run(&context, &folders, &named, &label)
+            crate::worker::work(&context, &folders.store())
         }
-        Command::Plan { named, json } => {
+        Command::Run { named, labels } => {
             let (context, folders) = project(common)?;
-            commands::plan(&context, &folders, &named, None, json)
+            commands::run(&context, &folders, &named, &labels)
         }
+        Command::Plan { named, jobs, json } => {
+            let (context, folders) = project(common)?;
+            commands::plan(&context, &folders, &named, None, jobs as usize, json)
+        }
+        Command::Status {
+            name,
+            sets,
+            watch,
+            json,
+        } => {
+            let (context, folders) = project(common)?;
+            let shown = match (watch, json) {
+                (true, _) => commands::Shown::Live,
+                (_, true) => commands::Shown::Json,
+                _ => commands::Shown::Table,
+            };
+            commands::status(&context, &folders, name, sets, shown)
+        }
+        Command::Retry {
+            named,
+            only,
+            diverged,
+            dry_run,
+        } => {
+            let (context, folders) = project(common)?;
+            let again = commands::Again {
+                only,
+                diverged,
+                dry_run,
+            };
+            commands::retry(&context, &folders, &named, &again)
+        }
+        Command::Gc { name, yes } => {
+            let (context, folders) = project(common)?;
+            commands::gc(&context, &folders, name.as_deref(), yes)
+        }
+        Command::New {
+            what: New::Ablation(wanted),
+        } => commands::ablation(&project(common)?.0, &wanted),
         Command::Params { named } => commands::params(&project(common)?.0, &named),
         Command::Fetch { named } => commands::fetch(&project(common)?.0, &named),
         Command::Report { named } => {
@@ -322,17 +457,24 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Export { run, format, out } => {
             commands::export(&anywhere(common)?, &run, format, &out)
         }
+        Command::Spectrum(spectrum) => {
+            let (context, folders) = project(common)?;
+            commands::spectrum(&context, &folders, &spectrum)
+        }
         Command::Parity { paths, model_of } => {
             commands::parity(&anywhere(common)?, &paths, &model_of)
         }
         Command::Bench { what } => {
-            let (context, reports) = if what.needs_project() {
-                let (context, folders) = project(common)?;
-                (context, folders.reports)
+            let (context, folders) = if what.needs_project() {
+                project(common)?
             } else {
-                (anywhere(common)?, PathBuf::new())
+                let nowhere = Folders {
+                    results: PathBuf::new(),
+                    reports: PathBuf::new(),
+                };
+                (anywhere(common)?, nowhere)
             };
-            commands::bench(&context, &reports, &what)
+            commands::bench(&context, &folders, &what)
         }
         Command::Doctor => {
             let context = anywhere(common)?;

@@ -5,6 +5,7 @@ use sharelora_hub::Error as HubError;
 use sharelora_model::ModelError;
 
 use crate::experiment::ExperimentError;
+use crate::interrupt::Interrupted;
 use crate::store::StoreError;
 
 /// A wrong argument that no library knows of.
@@ -23,6 +24,8 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// A file is neither here nor to be had.
 pub const ABSENT: u8 = 3;
+/// Stopped by Ctrl-C, as shells number it: 128 and the signal.
+pub const STOPPED: u8 = 130;
 
 /// The exit code of an error, by the first of its causes that has a kind.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -32,6 +35,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<UsageError>() || cause.is::<ExperimentError>() {
         return Some(USAGE);
+    }
+    if cause.is::<Interrupted>() {
+        return Some(STOPPED);
     }
     if cause.is::<AbsentError>() {
         return Some(ABSENT);

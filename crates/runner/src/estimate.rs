@@ -32,7 +32,7 @@ pub struct Estimate {
 ///
 /// - `base`: `4 P` in f32, `2 P` in bf16 and f16; stored as in its files, the size of these, or `2 P` while they are
 ///   not on this machine
-/// - `adapter`: `4 T`, 0 where the base itself is trained
+/// - `adapter`: 4 bytes a value, frozen matrices (LoRA-FA, VeRA, PiSSA's first ones) included; 0 where the base itself is trained
 /// - `gradients`: `4 T`
 /// - `optimizer`: `8 T`, AdamW's two moments in f32
 /// - `activations`: `4 N L a`, or with gradient checkpointing `4 N (L h + a)`: what the backward pass keeps in f32, all
@@ -40,9 +40,10 @@ pub struct Estimate {
 ///
 ///   `a = 2 h + [qkv] h + [gate, up] h + (q + 2 k) + q + H + 2 f + [down] f + r t`:
 ///
-///   the inputs of both norms (2 h); their outputs, each only where an adapted projection reads it; queries, keys and
+///   the inputs of both norms (2 h); their outputs, each only where an adapted projection with a trained A reads it; queries, keys and
 ///   values as attention reads them (q + 2 k), its output (q) and its log-sum-exp (H); gate and up (2 f) and their
-///   product where `down_proj` is adapted (f); the rank-wide inner results (r t). GPT-2 and BERT have f in place of 2 f. Where the base itself is trained,
+///   product where `down_proj` is adapted by a trained A (f); the rank-wide inner results (r t, twice that with PiSSA). DoRA keeps the outputs of
+///   the adapted projections too, before their factors, and under dropout twice, with their dropped inputs. GPT-2 and BERT have f in place of 2 f. Where the base itself is trained,
 ///   through plain autodiff, `a = 4 h + 2 q + 3 k + 4 f + H S`: norms and residual stream, everything before and after
 ///   rotation, gate, up, silu and product, and the attention probabilities.
 /// - `logits`: 0, since they are computed by tiles that are gone before the next; `12 N V` where the head is trained
@@ -179,11 +180,14 @@ pub fn estimate(
 
 /// Values of a token that the backward pass of one layer beside an adapter keeps.
 fn beside_adapter(config: &ModelConfig, layout: &Layout) -> u128 {
+    // The gradient of A alone needs what a projection reads.
+    let frozen = layout.sharing.a.frozen && !layout.sharing.vectors;
     let adapted = |projections: &[&str], width: usize| {
-        let any = layout
-            .sites
-            .iter()
-            .any(|site| projections.contains(&site.projection.as_str()));
+        let any = !frozen
+            && layout
+                .sites
+                .iter()
+                .any(|site| projections.contains(&site.projection.as_str()));
         if any { wide(width) } else { 0 }
     };
     let (h, f) = (config.hidden_size(), config.intermediate_size());
@@ -213,7 +217,25 @@ fn beside_adapter(config: &ModelConfig, layout: &Layout) -> u128 {
         + wide(config.heads().query)
         + wide(inner) * wide(f)
         + adapted(third, f)
-        + wide(layout.config.rank) * t
+        + wide(layout.update_rank()) * t
+        + scaled(config, layout)
+}
+
+/// Of a token in one layer, what DoRA's factors need: the outputs before them, and where the inputs are dropped these, and the
+/// outputs once more.
+fn scaled(config: &ModelConfig, layout: &Layout) -> u128 {
+    if !layout.sharing.magnitude {
+        return 0;
+    }
+    let widths = layout.sites.iter().map(|site| {
+        let (into, out) = (wide(site.in_features), wide(site.out_features));
+        if layout.config.dropout > 0.0 {
+            into + 2 * out
+        } else {
+            out
+        }
+    });
+    widths.sum::<u128>() / wide(config.layers()).max(1)
 }
 
 /// Values of a token that plain autodiff keeps of one layer whose weights are trained, in rows of `length` tokens.
@@ -297,6 +319,38 @@ mod tests {
         let recomputed = memory(&[lora, "train.gradient_checkpointing=true"], None);
         assert_eq!(recomputed.activations, 4 * tokens * (3 * 8 + all));
         assert_eq!(recomputed.logits, 0);
+        // A frozen A needs no input: neither the norm's output nor, for down_proj, gate * up.
+        let frozen = memory(&["axes.method=[\"lora_fa\"]"], None);
+        let inputs = 8 + 8 + 20;
+        assert_eq!(frozen.activations, 4 * tokens * 3 * (all - inputs));
+        // q and v are 8 and 4 wide: their outputs before the factors, with dropout twice and their inputs of 8.
+        let dora = ["axes.method=[\"dora\"]", targets];
+        let scaled = |more: &[&str]| memory(&[&dora[..], more].concat(), None).activations;
+        assert_eq!(
+            scaled(&["adapter.dropout=0"]),
+            4 * tokens * 3 * (qv + 8 + 4)
+        );
+        let dropped = 2 * 8 + 2 * (8 + 4);
+        assert_eq!(
+            scaled(&["adapter.dropout=0.1"]),
+            4 * tokens * 3 * (qv + dropped)
+        );
+        let pissa = ["adapter.init=pissa", "adapter.dropout=0", lora, targets];
+        assert_eq!(
+            memory(&pissa, None).activations,
+            4 * tokens * 3 * (qv + 4 * 2)
+        );
+    }
+
+    /// VeRA trains some vectors, and holds its frozen matrices all the same.
+    #[test]
+    fn what_is_frozen_has_no_gradient_and_no_moments() {
+        let vera = memory(&["axes.method=[\"vera\"]"], None);
+        // r 4, of all linear layers of three blocks: q, k, v, o, gate, up and down.
+        let trained = 3 * ((8 + 4 + 4 + 8 + 20 + 20 + 8) + 7 * 4);
+        let frozen = 2 * 4 * 20;
+        assert_eq!((vera.gradients, vera.optimizer), (4 * trained, 8 * trained));
+        assert_eq!(vera.adapter, 4 * (trained + frozen));
     }
 
     #[test]

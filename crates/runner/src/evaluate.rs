@@ -4,6 +4,7 @@
 //! (the worked examples of a subject) are computed behind it; prompts that are continued wait for a place in the batch, the longest first;
 //! choices are scored in passes of about as many tokens as fill a processor.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -16,6 +17,7 @@ use sharelora_model::{
 use sharelora_tasks::{Answer, Encoded, Encoder, Request, RequestKind, Sample, Task};
 
 use crate::gradients::{self, Learner};
+use crate::interrupt::{self, Interrupted};
 use crate::progress::Progress;
 use crate::samples::{Answered, Log};
 
@@ -56,7 +58,7 @@ struct Answers<'a> {
     done: usize,
     log: Option<&'a mut Log>,
     written: Instant,
-    /// The first failure to write; the work goes on to where it can stop.
+    /// The first failure; the work goes on to where it can stop.
     failed: Option<anyhow::Error>,
     progress: Progress,
 }
@@ -81,11 +83,30 @@ impl Answers<'_> {
         self.progress.set(self.done as u64, "");
     }
 
-    fn failure(&mut self) -> Result<()> {
-        match self.failed.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
+    /// Ctrl-C. Answers that no log keeps would be lost: they are waited for.
+    fn stopped(&self) -> bool {
+        self.log.is_some() && interrupt::asked()
+    }
+
+    fn flow(&self) -> ControlFlow<()> {
+        match self.failed.is_some() || self.stopped() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
+    }
+
+    /// What keeps the work from going on; what was answered is written.
+    fn check(&mut self) -> Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if self.stopped() {
+            if let Some(log) = &mut self.log {
+                log.flush()?;
+            }
+            return Err(Interrupted.into());
+        }
+        Ok(())
     }
 }
 
@@ -94,7 +115,7 @@ impl Engine<'_> {
     /// what is `known` from it is not asked again.
     ///
     /// # Errors
-    /// Text that cannot be encoded or decoded, and a log that cannot be written.
+    /// Text that cannot be encoded or decoded, a log that cannot be written, and [`Interrupted`] where a log is kept.
     pub fn evaluate(
         &self,
         requests: &[Request],
@@ -278,23 +299,22 @@ impl Engine<'_> {
                     .is_ok_and(|text| stop.iter().any(|s| text.contains(s.as_str())))
         };
         let ids: Vec<&[u32]> = queue.iter().map(|&i| prompts[i].ids.as_slice()).collect();
-        let mut failed = None;
-        let event = |event: Event<'_>| match event {
-            Event::Step(passes) => {
-                let done = answers.done as u64;
-                answers.progress.set(done, &format!("token {passes}"));
+        let event = |event: Event<'_>| {
+            match event {
+                Event::Step(passes) => {
+                    let done = answers.done as u64;
+                    answers.progress.set(done, &format!("token {passes}"));
+                }
+                Event::Finished(prompt, tokens) => match self.text(tokens, asked[prompt].0) {
+                    Ok(answer) => answers.take(queue[prompt], answer, tokens.len()),
+                    Err(error) => answers.failed = answers.failed.take().or(Some(error)),
+                },
             }
-            Event::Finished(prompt, tokens) => match self.text(tokens, asked[prompt].0) {
-                Ok(answer) => answers.take(queue[prompt], answer, tokens.len()),
-                Err(error) => failed = Some(error),
-            },
+            answers.flow()
         };
         let adapter = self.learner.adapter(None);
         generate(model, adapter, &ids, &options, stops, event);
-        match failed {
-            Some(error) => Err(error),
-            None => answers.failure(),
-        }
+        answers.check()
     }
 
     /// Continues prompts by beam search, prompts of about one length together.
@@ -332,7 +352,7 @@ impl Engine<'_> {
                 let answer = self.text(&tokens, stop)?;
                 answers.take(request, answer, tokens.len());
             }
-            answers.failure()?;
+            answers.check()?;
         }
         Ok(())
     }
@@ -378,7 +398,7 @@ impl Engine<'_> {
                 let scores = row.iter().map(|v| f64::from(*v)).collect();
                 answers.take(request, Answer::Scores(scores), 0);
             }
-            answers.failure()?;
+            answers.check()?;
         }
         Ok(())
     }
@@ -418,9 +438,10 @@ impl Engine<'_> {
             |question, log_probs| {
                 let log_probs = log_probs.to_vec();
                 answers.take(asked[question], Answer::Choice { log_probs }, 0);
+                answers.flow()
             },
         );
-        answers.failure()
+        answers.check()
     }
 }
 

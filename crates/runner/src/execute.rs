@@ -21,6 +21,7 @@ use crate::evaluate::Engine;
 use crate::experiment::{BestBy, EvaluateSpec};
 use crate::gradients::Learner;
 use crate::held_out::{self, HeldOut};
+use crate::interrupt;
 use crate::meteor::meteor;
 use crate::plan::Origin;
 use crate::samples::{self, Log};
@@ -35,8 +36,8 @@ const FULL_FILE: &str = "model.safetensors";
 /// Does a run from what its folder holds to its record, which the caller writes.
 ///
 /// # Errors
-/// A file that is neither here nor to be had, data that does not fit, or a failure to write. A diverged run is a
-/// record, not an error.
+/// A file that is neither here nor to be had, data that does not fit, or a failure to write; [`interrupt::Interrupted`], from which the run
+/// can go on. A diverged run is a record, not an error.
 pub fn execute(
     run: &ResolvedRun,
     dir: &RunDir,
@@ -67,7 +68,7 @@ pub fn execute(
             let layout = Layout::new(&model.config.sites(), sharing, config)?;
             record.trainable_parameters = layout.trainable_parameters();
             record.adapter_bytes = layout.adapter_bytes();
-            Some(Bank::init(Arc::new(layout), run.seed, &device))
+            Some(model.bank(Arc::new(layout), run.seed))
         }
         _ => None,
     };
@@ -250,6 +251,8 @@ pub fn execute(
                 .insert(format!("{task}/{}", held_out::METRIC), metric);
         }
     }
+    // Ctrl-C at a terminal also reaches the programs that grade: what they said then is not to be trusted.
+    interrupt::check()?;
     logs.into_iter().for_each(Log::remove);
     lap(&mut record, "evaluate");
     record.status = Status::Finished;
@@ -458,7 +461,8 @@ fn start_full(origin: &Origin, model: &mut Model, dir: &RunDir, device: &Device)
 fn start(origin: &Origin, bank: &Bank, dir: &RunDir, device: &Device) -> Result<Bank> {
     let file = left_by(origin, &format!("adapter/{ADAPTER_FILE}"), dir)?;
     let (found, _) = load_native(&file, device)?;
-    if found.layout().sites != bank.layout().sites || found.layout().a != bank.layout().a {
+    let same = found.layout().matrices().eq(bank.layout().matrices());
+    if found.layout().sites != bank.layout().sites || !same {
         bail!("{}: another adapter than this run's", file.display());
     }
     Ok(Bank::from_values(

@@ -15,6 +15,7 @@ use sharelora_hub::Source;
 use sharelora_tasks::{TaskOptions, task};
 
 use crate::batch::Fill;
+use crate::slurm::SlurmSpec;
 use crate::stages::Stage;
 
 /// What can be wrong with an experiment: always the user's to mend, and found before any work begins.
@@ -545,6 +546,8 @@ struct Document {
     axes: Map<String, Value>,
     #[serde(default, rename = "override")]
     overrides: Vec<Value>,
+    #[serde(default)]
+    slurm: Value,
 }
 
 /// A sweep as its file and `--set` describe it.
@@ -632,6 +635,7 @@ impl Experiment {
         if stages.is_empty() {
             experiment.sections(&experiment.document)?;
         }
+        SlurmSpec::check(&experiment)?;
         Ok(experiment)
     }
 
@@ -837,7 +841,7 @@ pub fn did_you_mean<'a>(name: &str, choices: impl Iterator<Item = &'a str>) -> S
 }
 
 /// Reads one section, and turns what serde says of a wrong one into a message that names the key.
-fn read_section<T: DeserializeOwned>(
+pub(crate) fn read_section<T: DeserializeOwned>(
     file: &str,
     section: &str,
     value: &Value,
@@ -903,6 +907,7 @@ fn read_section<T: DeserializeOwned>(
         // serde speaks of Rust's types.
         error
             .replace("expected usize", "expected a whole number of at least 0")
+            .replace("expected u32", "expected a whole number of at least 0")
             .replace("expected f64", "expected a number")
             .replace("expected a boolean", "expected true or false")
     };
@@ -1001,7 +1006,7 @@ fn file_of(name: &str) -> String {
     format!("experiments/{name}.toml")
 }
 
-fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
+pub(crate) fn read_toml(file: &str, text: &str) -> Result<Value, ExperimentError> {
     toml::from_str(text).map_err(|e| ExperimentError::Toml {
         file: file.into(),
         reason: e.to_string().trim_end().into(),
@@ -1057,7 +1062,7 @@ fn whole_document(
 }
 
 /// Tables key by key; overrides behind those that are there; everything else replaces what was there.
-fn lay_over(under: &mut Value, over: Value) {
+pub(crate) fn lay_over(under: &mut Value, over: Value) {
     let (Value::Object(under), Value::Object(over)) = (under, over) else {
         return;
     };
@@ -1180,8 +1185,8 @@ pub(crate) mod tests {
     #[test]
     fn unknown_keys() {
         insta::assert_snapshot!(message("steps = 10", "stpes = 10"), @r#"experiments/x.toml: [train] unknown key `stpes` (did you mean `steps`?): choices: task, task_options, steps, epochs, batch_size, batch_tokens, accumulation, learning_rate, b_learning_rate_ratio, head_learning_rate, schedule, warmup_steps, warmup_ratio, weight_decay, betas, epsilon, clip_norm, label_smoothing, init_from, max_source, max_target, group_by_length, padded, gradient_checkpointing, held_out, evaluate_every, checkpoint_every, keep_best, best_by, rows"#);
-        insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling"#);
-        insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, stage, sequence, axes, override"#);
+        insta::assert_snapshot!(message("rank = 4", "rnak = 4"), @r#"experiments/x.toml: [adapter] unknown key `rnak` (did you mean `rank`?): choices: rank, alpha, dropout, targets, scaling, init"#);
+        insta::assert_snapshot!(message("title = \"Small\"", "title = \"Small\"\nseeds = [1]"), @r#"experiments/x.toml: the file: unknown key `seeds` (did you mean `axes.seed`?): choices: title, description, caveat, model, adapter, train, evaluate, stage, sequence, axes, override, slurm"#);
         insta::assert_snapshot!(message("[axes]", "[axes]\nsead = [1]"), @r#"experiments/x.toml: [axes] unknown key `sead` (did you mean `seed`?): choices: method, seed, or a dotted key of model, adapter, train, evaluate or stage, "adapter.rank" say"#);
         insta::assert_snapshot!(message("[[evaluate]]", "[[evaluate]]\noptions = { shot = 1 }"), @r#"experiments/x.toml: [[evaluate]] `options`: unknown key `shot` (did you mean `shots`?): choices: variant, shots, max_new_tokens, limit, split, dataset, samples, temperature"#);
     }
@@ -1189,7 +1194,7 @@ pub(crate) mod tests {
     /// A value of the wrong type or out of range names its key, though serde does not.
     #[test]
     fn wrong_values() {
-        insta::assert_snapshot!(message("\"share_a\"", "\"sharea\""), @r#"experiments/x.toml: [axes] `method`: unknown method `sharea` (did you mean `share_a`?): choose one of lora, share_a, share_b, share_ab, share_a_qkv, full, base, or give a table { name, a, b }"#);
+        insta::assert_snapshot!(message("\"share_a\"", "\"sharea\""), @r#"experiments/x.toml: [axes] `method`: unknown method `sharea` (did you mean `share_a`?): choose one of lora, share_a, share_b, share_ab, share_a_qkv, lora_fa, share_a_frozen, vera, rslora, dora, full, base, or give a table { name, a, b }"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 0"), @r#"experiments/x.toml: [train] `steps`: 0 is out of range: a whole number of at least 1"#);
         insta::assert_snapshot!(message("steps = 10", "steps = \"ten\""), @r#"experiments/x.toml: [train] `steps`: invalid type: string "ten", expected a whole number of at least 0"#);
         insta::assert_snapshot!(message("steps = 10", "steps = 10\nschedule = \"cosin\""), @r#"experiments/x.toml: [train] `schedule`: unknown value `cosin` (did you mean `cosine`?): choices: constant, linear, cosine"#);

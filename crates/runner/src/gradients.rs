@@ -1,7 +1,7 @@
 //! The gradient of one effective batch with respect to what is trained.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use sharelora_adapters::{Bank, Dropout};
+use sharelora_adapters::{Bank, Dropout, Matrix};
 use sharelora_model::{
     Adapter, Classifier, Input, Loss, Model, Smoothing, classification_loss, cross_entropy,
 };
@@ -32,10 +32,10 @@ impl Learner {
         }
     }
 
-    /// The trained matrices, in a fixed order: those of the bank or all weights, then the head's.
+    /// The trained matrices, in a fixed order: those of the bank that are not frozen, or all weights, then the head's.
     pub fn matrices(&mut self) -> Vec<&mut Tensor<2>> {
         let mut matrices: Vec<&mut Tensor<2>> = match &mut self.bank {
-            Some(bank) => bank.matrices_mut().iter_mut().collect(),
+            Some(bank) => bank.trained_mut(),
             None => self.model.weights_mut(),
         };
         let heads = self.head.iter_mut().flat_map(Classifier::tensors_mut);
@@ -45,8 +45,8 @@ impl Learner {
 
     /// Which of them weight decay is for: not biases and norms (transformers' `Trainer.get_decay_parameter_names`).
     pub fn decays(&mut self) -> Vec<bool> {
-        let mut decays: Vec<bool> = match &self.bank {
-            Some(bank) => vec![true; bank.matrices().len()],
+        let mut decays: Vec<bool> = match &mut self.bank {
+            Some(bank) => vec![true; bank.trained_mut().len()],
             None => {
                 let weights = self.model.config.weights();
                 weights.iter().map(|w| !w.is_vector()).collect()
@@ -63,8 +63,16 @@ impl Learner {
             Some(bank) => {
                 let ratio = spec.b_learning_rate_ratio.unwrap_or(1.0);
                 let layout = bank.layout();
-                let of_a = layout.a.iter().map(|_| 1.0);
-                of_a.chain(layout.b.iter().map(|_| ratio)).collect()
+                let of = |list: &[Matrix], rate: f64| -> Vec<f64> {
+                    let trained = list.iter().filter(|matrix| matrix.trained);
+                    trained.map(|_| rate).collect()
+                };
+                [
+                    of(&layout.a, 1.0),
+                    of(&layout.b, ratio),
+                    of(&layout.extras, 1.0),
+                ]
+                .concat()
             }
             None => vec![1.0; self.model.config.weights().len()],
         };

@@ -3,6 +3,8 @@
 //! The rows are those that a training on this task holds out (`train.held_out`), and the number is the same: the mean negative
 //! log-likelihood, in nats, of the tokens of the answers.
 
+use std::ops::ControlFlow;
+
 use anyhow::{Result, bail};
 use sharelora_model::{Question, ScoreOptions, score};
 use sharelora_tasks::{Answer, Encoder, Metric, Sample, Task, rows_hash};
@@ -125,6 +127,7 @@ impl HeldOut {
                 };
                 done += 1;
                 progress.set(done, "");
+                ControlFlow::Continue(())
             },
         );
         let loss = metric(&samples).map_or(f64::NAN, |m| m.value);

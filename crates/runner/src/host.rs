@@ -26,6 +26,12 @@ pub fn host() -> Host {
     }
 }
 
+/// The machine's name in its network; empty where the kernel does not tell.
+pub fn name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
 /// Bytes of a line of `/proc/meminfo`, `MemAvailable` say; 0 where there is none.
 pub fn meminfo(key: &str) -> u64 {
     kibibytes("/proc/meminfo", key)

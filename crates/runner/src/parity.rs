@@ -1,10 +1,11 @@
 //! Comparison with reference values that Hugging Face transformers and PEFT computed.
 //!
 //! A folder holds `config.json`, `model.safetensors`, `io.safetensors` (inputs and expected outputs) and, for
-//! each strategy, `train_STRATEGY.safetensors` with `train.json` (AdamW steps of PEFT with tied matrices). Without
-//! `train.json` only the outputs are compared. A classifier's configuration names it in `architectures`.
+//! each strategy, `train_STRATEGY.safetensors` with `train.json` (AdamW steps of PEFT with tied matrices). A strategy is a
+//! method's name, or that of initial values, which are LoRA's then (`pissa`). Without `train.json` only the outputs are compared. A classifier's configuration names it in `architectures`.
 //! A JSON file holds prompts with token ids, likelihoods and greedy continuations of one real model.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,15 +13,14 @@ use anyhow::{Context as _, Result, bail};
 use burn::tensor::{Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
+use sharelora_adapters::{AdapterConfig, Bank, Init, Layout, Method, Scaling};
 use sharelora_model::weights::Checkpoint;
 use sharelora_model::{
-    BeamOptions, Classifier, GenerateOptions, Input, Labels, Model, ModelConfig, Rules, Storage,
-    beam_search, cross_entropy, generate,
+    BeamOptions, Classifier, Event, GenerateOptions, Input, Labels, Model, ModelConfig, Rules,
+    Storage, beam_search, cross_entropy, generate,
 };
 use sharelora_tasks::{Encoded, Encoder};
 
-use crate::checkpoint;
 use crate::gradients::{self, Learner, Running, gradients};
 use crate::optimizer::{AdamWOptions, Optimizer};
 
@@ -234,7 +234,7 @@ fn outputs(reference: &Reference, io: &Tensors) -> Result<Vec<Check>> {
     let options = GenerateOptions::greedy(expected.len(), Vec::new());
     // Beside a shorter prompt, so that rows of different lengths and the cache are in it.
     let prompts = [row, &row[length / 2..]];
-    let answers = generate(model, None, &prompts, &options, |_, _| false, |_| {});
+    let answers = generate(model, None, &prompts, &options, |_, _| false, go_on);
     checks.push(tokens("greedy_20", &answers[0], &expected));
     if io.has("beam4_12") {
         let expected = continued("beam4_12")?;
@@ -303,8 +303,10 @@ impl Steps<'_> {
                 epsilon: self.train.eps,
                 weight_decay: self.train.weight_decay,
             },
-            vec![true; self.initial.len()],
+            learner.decays(),
         );
+        let trained: Vec<bool> = self.layout.matrices().map(|m| m.trained).collect();
+        let count = trained.iter().filter(|trained| **trained).count();
         let mut losses = Vec::new();
         let mut first = Vec::new();
         for (step, rows) in self.batches.iter().enumerate() {
@@ -317,31 +319,37 @@ impl Steps<'_> {
             );
             losses.push(found.loss);
             if step == 0 {
-                first = found
-                    .matrices
-                    .iter()
-                    .map(|g| values(g.clone()))
-                    .collect::<Result<_>>()?;
+                let mut gradients = found.matrices.iter();
+                for (trained, initial) in trained.iter().zip(&self.initial) {
+                    first.push(match gradients.next().filter(|_| *trained) {
+                        Some(gradient) => values(gradient.clone())?,
+                        None => vec![0.0; initial.len()],
+                    });
+                }
             }
             // The head is frozen in the reference: the bank's matrices come first.
-            let trained = learner.matrices().into_iter().take(self.initial.len());
-            for (i, (matrix, gradient)) in trained.zip(found.matrices).enumerate() {
+            let matrices = learner.matrices().into_iter().take(count);
+            for (i, (matrix, gradient)) in matrices.zip(found.matrices).enumerate() {
                 *matrix = optimizer.step(i, self.train.lr, matrix.clone(), gradient);
             }
             if step == 0 && !shifts.is_empty() {
-                let mut all = checkpoint::values(&mut learner);
+                let mut all = bank_values(&learner);
                 for shift in shifts {
                     all[shift.matrix][shift.entry] += shift.by;
                 }
-                checkpoint::set_values(&mut learner, all);
+                learner.bank = Some(Bank::from_values(self.layout.clone(), all, &device)?);
             }
         }
         Ok(Trained {
             losses,
-            values: checkpoint::values(&mut learner),
+            values: bank_values(&learner),
             first,
         })
     }
+}
+
+fn bank_values(learner: &Learner) -> Vec<Vec<f32>> {
+    learner.bank.as_ref().map_or(Vec::new(), Bank::values)
 }
 
 /// Losses and final matrices of one strategy.
@@ -365,8 +373,12 @@ fn steps(
         dropout: 0.0,
         targets: train.targets.clone(),
         scaling: Scaling::Standard,
+        init: Init::named(strategy).unwrap_or_default(),
     };
-    let method = Method::named(strategy)?;
+    let method = match Init::named(strategy) {
+        Some(_) => Method::named("lora")?,
+        None => Method::named(strategy)?,
+    };
     let sharing = method
         .sharing()
         .with_context(|| format!("`{strategy}` has no adapter"))?;
@@ -377,8 +389,13 @@ fn steps(
             .matrices()
             .enumerate()
             .map(|(i, m)| {
-                let letter = if i < layout.a.len() { 'a' } else { 'b' };
-                tensors.floats(&format!("{}.{letter}_{which}", layout.sites[m.owner].path))
+                let letters = layout.a.len() + layout.b.len();
+                let kind = match i.checked_sub(letters) {
+                    Some(at) => layout.kinds[at % layout.kinds.len()].name(),
+                    None if i < layout.a.len() => "a",
+                    None => "b",
+                };
+                tensors.floats(&format!("{}.{kind}_{which}", layout.sites[m.owner].path))
             })
             .collect::<Result<Vec<_>>>()
     };
@@ -481,10 +498,15 @@ fn steps(
         difference,
         tolerance: TOLERANCE,
     }];
+    let letters = layout.a.len() + layout.b.len();
     for (letter, range) in [
         ("A", 0..layout.a.len()),
-        ("B", layout.a.len()..expected.len()),
+        ("B", layout.a.len()..letters),
+        ("matrices of sites", letters..expected.len()),
     ] {
+        if range.is_empty() {
+            continue;
+        }
         let found: Vec<f32> = trained.values[range.clone()].concat();
         let name = format!("{strategy}: final {letter}, {} matrices{note}", range.len());
         checks.push(compare(&name, &found, &expected[range].concat()));
@@ -647,7 +669,7 @@ pub fn parity_cases(file: &Path, model: &Model, encoder: &Encoder) -> Result<Vec
             &[&case.input_ids],
             &options,
             |_, _| false,
-            |_| {},
+            go_on,
         );
         checks.push(tokens(
             &format!("{}: greedy tokens", case.name),
@@ -656,6 +678,11 @@ pub fn parity_cases(file: &Path, model: &Model, encoder: &Encoder) -> Result<Vec
         ));
     }
     Ok(checks)
+}
+
+/// Nothing interrupts these.
+fn go_on(_: Event<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 /// Ids as the model takes them.

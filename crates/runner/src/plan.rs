@@ -1,6 +1,7 @@
 //! From an experiment to its runs: axes multiplied, overrides written, each run with a label and a content hash.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -161,10 +162,13 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
     let mut runs: Vec<ResolvedRun> = Vec::new();
     // Where each run came from, for the message about two equal ones.
     let mut origins: Vec<String> = Vec::new();
-    let mut hashes: Vec<String> = Vec::new();
+    // The place of each run.
+    let mut by_hash: HashMap<String, usize> = HashMap::new();
+    let mut by_label: HashMap<String, usize> = HashMap::new();
+    let mut known = Known::default();
     let all = points(&experiment.axes).into_iter();
     let all = all.map(|point| {
-        let found = at_point(root, &experiment, &point, backend)?;
+        let found = at_point(&mut known, root, &experiment, &point, backend)?;
         Ok::<_, ExperimentError>(found.into_iter().map(move |run| (point.clone(), run)))
     });
     for (point, run) in all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
@@ -174,7 +178,7 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
             .map(|(key, value)| format!("{key} = {}", text_of(value)))
             .collect();
         let origin = origin.join(", ");
-        match hashes.iter().position(|h| *h == hash) {
+        match by_hash.get(&hash).copied() {
             // Only axes that do not matter to this method differ.
             Some(i) if runs[i].axes == run.axes && !repeated(&experiment, &point) => {}
             Some(i) => {
@@ -187,7 +191,7 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
                 ));
             }
             None => {
-                if let Some(i) = runs.iter().position(|other| other.label() == run.label()) {
+                if let Some(i) = by_label.insert(run.label(), runs.len()) {
                     return Err(experiment.section_error(
                         "[axes]",
                         format!(
@@ -197,17 +201,16 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
                         ),
                     ));
                 }
+                by_hash.insert(hash, runs.len());
                 runs.push(run);
                 origins.push(origin);
-                hashes.push(hash);
             }
         }
     }
-    let runs = behind_their_origins(runs);
-    let hashes: Vec<String> = runs.iter().map(ResolvedRun::hash).collect();
+    let runs = behind_their_origins(runs, &by_hash);
     let missing = |run: &&ResolvedRun| {
         let from = run.init_from.as_ref();
-        from.is_some_and(|from| !hashes.contains(&from.hash))
+        from.is_some_and(|from| !by_hash.contains_key(&from.hash))
     };
     if let Some((run, from)) = runs
         .iter()
@@ -227,9 +230,22 @@ pub fn plan(root: &Path, experiment: Experiment, backend: &str) -> Result<Plan, 
     Ok(Plan { experiment, runs })
 }
 
-/// The runs in their order, but each behind the one that it starts from.
-fn behind_their_origins(runs: Vec<ResolvedRun>) -> Vec<ResolvedRun> {
-    let places: HashMap<String, usize> = runs.iter().map(ResolvedRun::hash).zip(0..).collect();
+/// What the points of one sweep have in common: found once, however many runs it has.
+#[derive(Default)]
+struct Known {
+    /// By everything that is written into the document, and what overrides ask besides.
+    sections: HashMap<String, Sections>,
+    /// By name and options.
+    tasks: HashMap<(String, String), (String, TaskInfo)>,
+    /// SHA-256 of local files, by source; `None`: not hashed.
+    files: HashMap<String, Option<String>>,
+}
+
+/// The runs in their order, but each behind the one that it starts from; `places` by hash.
+fn behind_their_origins(
+    runs: Vec<ResolvedRun>,
+    places: &HashMap<String, usize>,
+) -> Vec<ResolvedRun> {
     let origin = |run: &ResolvedRun| places.get(&run.init_from.as_ref()?.hash).copied();
     let mut order: Vec<usize> = Vec::with_capacity(runs.len());
     let mut placed = vec![false; runs.len()];
@@ -252,6 +268,7 @@ fn behind_their_origins(runs: Vec<ResolvedRun>) -> Vec<ResolvedRun> {
 
 /// The runs at one point of the axes: one, or one for each path of stages.
 fn at_point(
+    known: &mut Known,
     root: &Path,
     experiment: &Experiment,
     point: &[(String, Value)],
@@ -260,12 +277,12 @@ fn at_point(
     let at = Point::new(experiment, point)?;
     let paths = stages::paths(&at.document).map_err(|wrong| experiment.wrong_stage(wrong))?;
     let Some(first) = paths.first() else {
-        let mut run = at.resolve(root, backend, None)?;
-        run.init_from = origin(root, experiment, point, &run, backend)?;
+        let mut run = at.resolve(known, root, backend, None)?;
+        run.init_from = origin(known, root, experiment, point, &run, backend)?;
         return Ok(vec![run]);
     };
     if at.method == Method::Base {
-        return Ok(vec![at.resolve(root, backend, first.0.last())?]);
+        return Ok(vec![at.resolve(known, root, backend, first.0.last())?]);
     }
     let axis = |key: &str| {
         point
@@ -286,7 +303,7 @@ fn at_point(
                 ),
             ));
         }
-        let mut run = at.resolve(root, backend, stage)?;
+        let mut run = at.resolve(known, root, backend, stage)?;
         if run
             .train
             .as_ref()
@@ -337,6 +354,7 @@ fn labelled(run: &ResolvedRun) -> bool {
 /// The run that `run`, at `point` of the axes, starts from: the one at the same point but for the values that
 /// `train.init_from` names.
 fn origin(
+    known: &mut Known,
     root: &Path,
     experiment: &Experiment,
     point: &[(String, Value)],
@@ -361,7 +379,7 @@ fn origin(
         };
         axis.1 = value.clone();
     }
-    let origin = Point::new(experiment, &from)?.resolve(root, backend, None)?;
+    let origin = Point::new(experiment, &from)?.resolve(known, root, backend, None)?;
     if origin.train.as_ref().is_some_and(|t| t.init_from.is_some()) {
         return Err(bad(format!(
             "`{}` would start from `{}`, which starts from another run itself",
@@ -406,6 +424,8 @@ struct Point<'a> {
     experiment: &'a Experiment,
     point: &'a [(String, Value)],
     document: Value,
+    /// What has been written into the document.
+    writes: String,
     method: Method,
     seed: u64,
 }
@@ -418,6 +438,7 @@ impl<'a> Point<'a> {
         let mut document = experiment.document().clone();
         let mut method = Method::Base;
         let mut seed = 0;
+        let mut writes = String::new();
         for (key, value) in point {
             match key.as_str() {
                 "method" => {
@@ -425,21 +446,68 @@ impl<'a> Point<'a> {
                         .map_err(|e| experiment.value_error("[axes]", "method", e.to_string()))?;
                 }
                 "seed" => seed = value.as_u64().unwrap_or(0),
-                _ => experiment::set(&mut document, key, value.clone())
-                    .map_err(|e| experiment.section_error("[axes]", e))?,
+                _ => {
+                    let _ = writeln!(writes, "{key} = {value}");
+                    experiment::set(&mut document, key, value.clone())
+                        .map_err(|e| experiment.section_error("[axes]", e))?;
+                }
             }
         }
         Ok(Point {
             experiment,
             point,
             document,
+            writes,
             method,
             seed,
         })
     }
 
+    /// The sections of a stage: the overrides that hold come last.
+    fn sections(
+        &self,
+        known: &mut Known,
+        stage: Option<&Stage>,
+    ) -> Result<Sections, ExperimentError> {
+        let experiment = self.experiment;
+        let asked = |key: &str| {
+            let when =
+                |each: &experiment::Override| flatten(&each.when).iter().any(|(k, _)| k == key);
+            experiment.overrides.iter().any(when)
+        };
+        let mut key = self.writes.clone();
+        if let Some(stage) = stage {
+            let _ = writeln!(key, "{stage:?}");
+        }
+        if asked("method") {
+            let _ = writeln!(key, "method = {}", self.method.name());
+        }
+        if asked("seed") {
+            let _ = writeln!(key, "seed = {}", self.seed);
+        }
+        if let Some(sections) = known.sections.get(&key) {
+            return Ok(sections.clone());
+        }
+        let mut document = match stage {
+            Some(stage) => experiment::at_stage(&self.document, stage),
+            None => self.document.clone(),
+        };
+        for each in &experiment.overrides {
+            if holds(experiment, &each.when, &document, &self.method, self.seed)? {
+                for (key, value) in flatten(&each.set) {
+                    experiment::set(&mut document, &key, value.clone())
+                        .map_err(|e| experiment.section_error("[[override]] set:", e))?;
+                }
+            }
+        }
+        let sections = experiment.sections(&document)?;
+        known.sections.insert(key, sections.clone());
+        Ok(sections)
+    }
+
     fn resolve(
         &self,
+        known: &mut Known,
         root: &Path,
         backend: &str,
         stage: Option<&Stage>,
@@ -451,24 +519,12 @@ impl<'a> Point<'a> {
             ..
         } = self;
         let (method, mut seed) = (method.clone(), self.seed);
-        let mut document = match stage {
-            Some(stage) => experiment::at_stage(&self.document, stage),
-            None => self.document.clone(),
-        };
-        for each in &experiment.overrides {
-            if holds(experiment, &each.when, &document, &method, seed)? {
-                for (key, value) in flatten(&each.set) {
-                    experiment::set(&mut document, &key, value.clone())
-                        .map_err(|e| experiment.section_error("[[override]] set:", e))?;
-                }
-            }
-        }
         let Sections {
             model,
             adapter,
             train,
             evaluate,
-        } = experiment.sections(&document)?;
+        } = self.sections(known, stage)?;
         if method == Method::Full && model.dtype != Dtype::F32 {
             return Err(experiment.value_error(
             "[model]",
@@ -479,6 +535,12 @@ impl<'a> Point<'a> {
                 model.dtype.name()
             ),
         ));
+        }
+        if let Some(sharing) = method.sharing() {
+            sharing.check(&adapter).map_err(|e| {
+                let reason = format!("{}: {e}", method.name());
+                experiment.value_error("[axes]", "method", reason)
+            })?;
         }
         let adapter = method.sharing().is_some().then_some(adapter);
         let train = (method != Method::Base).then_some(train);
@@ -514,7 +576,8 @@ impl<'a> Point<'a> {
         let mut tasks = BTreeMap::new();
         let named = train.iter().map(|t| (&t.task, &t.task_options));
         for (name, options) in named.chain(evaluate.iter().map(|e| (&e.task, &e.options))) {
-            let (key, info) = task_info(root, name, options)
+            let (key, info) = known
+                .task(root, name, options)
                 .map_err(|e| experiment.section_error(&format!("task `{name}`:"), e.to_string()))?;
             tasks.insert(key, info);
         }
@@ -533,9 +596,61 @@ impl<'a> Point<'a> {
             tasks,
             files: BTreeMap::new(),
         };
-        run.files = local_files(root, &run)?;
+        run.files = known.local_files(root, &run)?;
         Ok(run)
     }
+}
+
+impl Known {
+    fn task(
+        &mut self,
+        root: &Path,
+        name: &str,
+        options: &TaskOptions,
+    ) -> Result<(String, TaskInfo), sharelora_tasks::Error> {
+        let key = serde_json::to_string(options).unwrap_or_default();
+        let key = (name.to_owned(), key);
+        if let Some(found) = self.tasks.get(&key) {
+            return Ok(found.clone());
+        }
+        let found = task_info(root, name, options)?;
+        self.tasks.insert(key, found.clone());
+        Ok(found)
+    }
+
+    fn local_files(
+        &mut self,
+        root: &Path,
+        run: &ResolvedRun,
+    ) -> Result<BTreeMap<String, String>, ExperimentError> {
+        let mut files = BTreeMap::new();
+        for source in run.model_sources() {
+            let Source::File(path) = source else { continue };
+            let name = source.to_string();
+            let hash = match self.files.get(&name) {
+                Some(hash) => hash.clone(),
+                None => {
+                    let hash = file_hash(&root.join(path))?;
+                    self.files.insert(name.clone(), hash.clone());
+                    hash
+                }
+            };
+            files.extend(hash.map(|hash| (name, hash)));
+        }
+        Ok(files)
+    }
+}
+
+/// SHA-256 of a file that is there and not huge.
+fn file_hash(path: &Path) -> Result<Option<String>, ExperimentError> {
+    if !std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= HASHED_FILE_LIMIT) {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(path).map_err(|source| ExperimentError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(hex(&Sha256::digest(&bytes))))
 }
 
 fn task_info(
@@ -629,40 +744,37 @@ fn flatten(map: &Map<String, Value>) -> Vec<(String, &Value)> {
     out
 }
 
-fn local_files(
-    root: &Path,
-    run: &ResolvedRun,
-) -> Result<BTreeMap<String, String>, ExperimentError> {
-    let mut files = BTreeMap::new();
-    for source in run.model_sources() {
-        let Source::File(path) = source else { continue };
-        let path = root.join(path);
-        if std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= HASHED_FILE_LIMIT) {
-            let bytes =
-                std::fs::read(&path).map_err(|source| ExperimentError::Io { path, source })?;
-            files.insert(source.to_string(), hex(&Sha256::digest(&bytes)));
-        }
-    }
-    Ok(files)
-}
-
 /// JSON with the keys of every object in order, so that equal values have equal text.
 pub fn canonical(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
-            let parts: Vec<String> = sorted
-                .into_iter()
-                .map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical(v)))
-                .collect();
-            format!("{{{}}}", parts.join(","))
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Object(map) => {
+                let mut sorted: Vec<(&String, &Value)> = map.iter().collect();
+                sorted.sort_unstable_by_key(|(key, _)| *key);
+                out.push('{');
+                for (i, (key, value)) in sorted.into_iter().enumerate() {
+                    out.push_str(if i > 0 { "," } else { "" });
+                    let _ = write!(out, "{}:", Value::from(key.as_str()));
+                    write(value, out);
+                }
+                out.push('}');
+            }
+            Value::Array(list) => {
+                out.push('[');
+                for (i, value) in list.iter().enumerate() {
+                    out.push_str(if i > 0 { "," } else { "" });
+                    write(value, out);
+                }
+                out.push(']');
+            }
+            other => {
+                let _ = write!(out, "{other}");
+            }
         }
-        Value::Array(list) => {
-            let parts: Vec<String> = list.iter().map(canonical).collect();
-            format!("[{}]", parts.join(","))
-        }
-        other => other.to_string(),
     }
+    let mut out = String::new();
+    write(value, &mut out);
+    out
 }
 
 /// Lower-case hexadecimal digits.

@@ -2,7 +2,12 @@
 //!
 //! `run.json` says what the folder is for, `record.json` that the run has ended; both are written whole or not at
 //! all. `steps.jsonl` grows by a line a step. A folder that does not hold together is done again, never trusted.
+//!
+//! A folder is locked by `flock` on its file `lock`. A run may be part of several experiments, and so have several folders; `results/lock`
+//! is held for the moment of taking one, so that whoever looks at the others sees who has them. On NFS the kernel makes a lock of
+//! the server of each: NFS 4, or 3 with its lock service, and not mounted with `nolock` or `local_lock`. Lustre wants the option `flock`.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +17,7 @@ use serde_json::Value;
 use sharelora_report::{Record, Status};
 
 use crate::plan::ResolvedRun;
+use crate::twins;
 
 /// What can go wrong in the results' folders.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +41,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+    pub(crate) fn io<'a>(
+        action: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull {
                 path: path.to_owned(),
@@ -61,6 +70,9 @@ pub enum State {
     /// It has ended, by itself or by divergence, and is never done again.
     Done(Box<Record>),
 }
+
+/// Folders of runs by the short hash that their names end in.
+pub type Twins = HashMap<String, Vec<PathBuf>>;
 
 /// The results' folder of a project.
 #[derive(Debug, Clone)]
@@ -88,17 +100,61 @@ impl Store {
         state(&self.run_dir(run), &run.hash())
     }
 
-    /// Takes a run's folder: makes it, locks it, and clears it where its files do not hold together.
+    /// As [`Store::state`], of a run whose folder and hash are known: both are worth computing once.
+    pub fn state_of(&self, experiment: &str, folder: &str, hash: &str) -> State {
+        state(&self.experiment_dir(experiment).join(folder), hash)
+    }
+
+    /// The finished run of another experiment with this run's hash, if the store has one. For many runs, `folders` is
+    /// what [`Store::folders`] gave.
+    pub fn done_elsewhere(&self, run: &ResolvedRun, folders: &Twins) -> Option<PathBuf> {
+        let (own, hash) = (self.run_dir(run), run.hash());
+        let mut twins = folders.get(&run.short_hash())?.iter();
+        let done = |path: &&PathBuf| **path != own && matches!(state(path, &hash), State::Done(_));
+        twins.find(done).cloned()
+    }
+
+    /// All folders of runs, by short hash.
+    pub fn folders(&self) -> Twins {
+        twins::folders(&self.dir, |_| true)
+    }
+
+    /// How far a run's files have got: steps, bytes of answers, evaluations. It grows while there is progress, over all attempts.
+    pub fn reached(&self, run: &ResolvedRun) -> (usize, u64, usize) {
+        let dir = self.run_dir(run);
+        let steps = fs::read(dir.join("steps.jsonl")).unwrap_or_default();
+        let steps = steps.iter().filter(|b| **b == b'\n').count();
+        let (mut answers, mut evaluations) = (0, 0);
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("answers-") {
+                answers += entry.metadata().map_or(0, |m| m.len());
+            }
+            evaluations += usize::from(name.starts_with("samples-"));
+        }
+        (steps, answers, evaluations)
+    }
+
+    /// Takes a run's folder: makes it, locks it, and clears it where its files do not hold together. Where another experiment has
+    /// finished the same run, the folder is filled from there.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] while another process has it.
+    /// [`StoreError::Busy`] while another process has it, or the folder of the same run of another experiment.
     pub fn open(&self, run: &ResolvedRun) -> Result<RunDir, StoreError> {
-        let path = self.run_dir(run);
+        let (path, hash) = (self.run_dir(run), run.hash());
+        fs::create_dir_all(&self.dir).map_err(StoreError::io("create", &self.dir))?;
+        let moment = self.moment()?;
+        let twin = match state(&path, &hash) {
+            State::Done(_) => None,
+            _ => self.twin(run, &path, &hash)?,
+        };
         fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         let lock = take_lock(&path)?;
-        let dir = RunDir {
+        drop(moment);
+        let mut dir = RunDir {
             path,
-            hash: run.hash(),
+            hash,
+            taken_from: None,
             _lock: lock,
         };
         // Whatever is here belongs to this run only if `run.json` says so; a checkpoint of something else must
@@ -112,8 +168,54 @@ impl Store {
         if let Value::Object(map) = &mut file {
             map.insert("hash".into(), dir.hash.clone().into());
         }
+        if let Some((path, record, _lock)) = twin {
+            dir.clear()?;
+            dir.write_json("run.json", &file)?;
+            match twins::take_over(run, &dir, &path, record) {
+                Ok(()) => dir.taken_from = Some(path),
+                Err(e @ StoreError::DiskFull { .. }) => return Err(e),
+                // Then it is done once more.
+                Err(e) => {
+                    tracing::warn!("{} is not taken over: {e}", path.display());
+                    dir.clear()?;
+                }
+            }
+        }
         dir.write_json("run.json", &file)?;
         Ok(dir)
+    }
+
+    /// The moment in which a folder is taken: one process at a time.
+    fn moment(&self) -> Result<Lock, StoreError> {
+        let path = self.dir.join(LOCK);
+        let file = lock_file(&path)?;
+        file.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(Lock(file))
+    }
+
+    /// The finished run of another experiment with this hash, which nobody changes while the lock is kept.
+    fn twin(
+        &self,
+        run: &ResolvedRun,
+        own: &Path,
+        hash: &str,
+    ) -> Result<Option<(PathBuf, Record, Option<Lock>)>, StoreError> {
+        let short = run.short_hash();
+        let folders = twins::folders(&self.dir, |other| other == short);
+        let mut busy = None;
+        for path in folders.into_values().flatten().filter(|p| p != own) {
+            let lock = match share_lock(&path) {
+                Ok(lock) => lock,
+                Err(e) => {
+                    busy = busy.or(Some(e));
+                    continue;
+                }
+            };
+            if let State::Done(record) = state(&path, hash) {
+                return Ok(Some((path, *record, lock)));
+            }
+        }
+        busy.map_or(Ok(None), Err)
     }
 }
 
@@ -122,12 +224,18 @@ impl Store {
 pub struct RunDir {
     path: PathBuf,
     hash: String,
+    taken_from: Option<PathBuf>,
     _lock: Lock,
 }
 
 impl RunDir {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folder of another experiment that this one was filled from when it was opened.
+    pub fn taken_from(&self) -> Option<&Path> {
+        self.taken_from.as_deref()
     }
 
     /// One line per optimizer step.
@@ -244,7 +352,17 @@ impl RunDir {
     }
 
     /// Removes everything but the lock.
-    fn clear(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// A file cannot be removed. What a kill leaves is done again: without `run.json` nothing else counts.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        let run_file = self.path.join("run.json");
+        match fs::remove_file(&run_file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &run_file)(e));
+            }
+            _ => {}
+        }
         for entry in fs::read_dir(&self.path).map_err(StoreError::io("list", &self.path))? {
             let entry = entry.map_err(StoreError::io("list", &self.path))?;
             let path = entry.path();
@@ -270,7 +388,7 @@ const LOCK: &str = "lock";
 
 /// The lock of a run's folder. A crash releases it too: the kernel closes the file.
 #[derive(Debug)]
-struct Lock(File);
+pub struct Lock(File);
 
 impl Drop for Lock {
     /// Closing alone is not enough: a child process that another thread is starting has a copy of the descriptor
@@ -281,42 +399,91 @@ impl Drop for Lock {
 }
 
 /// Locks the folder for this process and leaves a line that says who that is.
-fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
+///
+/// # Errors
+/// [`StoreError::Busy`] while another process has it.
+pub fn take_lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join(LOCK);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(StoreError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut who = String::new();
-            let _ = file.read_to_string(&mut who);
-            let who = who.trim();
-            return Err(StoreError::Busy {
-                path: dir.to_owned(),
-                who: if who.is_empty() {
-                    "another process".into()
-                } else {
-                    who.into()
-                },
-            });
-        }
-        Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &path)(e)),
-    }
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let on = if host.trim().is_empty() {
+    let mut file = lock_file(&path)?;
+    got(file.try_lock(), dir, &mut file)?;
+    let host = crate::host::name();
+    let on = if host.is_empty() {
         String::new()
     } else {
-        format!(" on {}", host.trim())
+        format!(" on {host}")
     };
     // The lock holds whatever the line says.
     let _ = file.set_len(0);
     let _ = file.write_all(format!("process {}{on}\n", std::process::id()).as_bytes());
     Ok(Lock(file))
+}
+
+/// Keeps others from taking the folder, unless one has it. `None` where nobody ever worked in it on this machine.
+fn share_lock(dir: &Path) -> Result<Option<Lock>, StoreError> {
+    let path = dir.join(LOCK);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::io("open", &path)(e)),
+    };
+    got(file.try_lock_shared(), dir, &mut file)?;
+    Ok(Some(Lock(file)))
+}
+
+fn lock_file(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(StoreError::io("open", path))
+}
+
+/// Whether the lock of the folder was got, and else who has it.
+fn got(tried: Result<(), TryLockError>, dir: &Path, file: &mut File) -> Result<(), StoreError> {
+    match tried {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let mut who = String::new();
+            let _ = file.read_to_string(&mut who);
+            let who = match who.trim() {
+                "" => "another process",
+                who => who,
+            };
+            Err(StoreError::Busy {
+                path: dir.to_owned(),
+                who: who.into(),
+            })
+        }
+        Err(TryLockError::Error(e)) => Err(StoreError::io("lock", &dir.join(LOCK))(e)),
+    }
+}
+
+/// The state of a run's folder by its own word: of whatever run its `run.json` is.
+pub fn folder_state(dir: &Path) -> State {
+    match read_run(dir) {
+        Ok(run) => state(dir, &run.hash()),
+        Err(e) => State::Broken(e.to_string()),
+    }
+}
+
+/// Who has, or last had, the lock of a run's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockLine {
+    /// As written, `process 12 on HOST`.
+    pub who: String,
+    pub host: Option<String>,
+}
+
+/// Reads the line in the lock of a run's folder; whether the lock is held it does not say.
+pub fn lock_line(dir: &Path) -> Option<LockLine> {
+    let text = fs::read_to_string(dir.join(LOCK)).ok()?;
+    let who = text.lines().next()?.trim().to_owned();
+    let host = who
+        .split_once(" on ")
+        .map(|(_, host)| host.trim().to_owned());
+    Some(LockLine { who, host })
 }
 
 fn state(dir: &Path, hash: &str) -> State {
@@ -416,6 +583,28 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         .and_then(|d| d.sync_all())
         .map_err(error())?;
     Ok(())
+}
+
+/// Copies a file; the copy is there whole or not at all.
+///
+/// # Errors
+/// As [`write_atomic`], and the file cannot be read.
+pub fn copy_atomic(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let bytes = fs::read(from).map_err(StoreError::io("read", from))?;
+    write_atomic(to, &bytes)
+}
+
+/// Gives a file a second name, in a folder that is made; a copy where the file system has no second names.
+///
+/// # Errors
+/// As [`copy_atomic`].
+pub fn link_or_copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let dir = to.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(_) => copy_atomic(from, to),
+    }
 }
 
 /// Adds one line to a file with a single write, so that a crash tears the last line at most.
@@ -542,6 +731,55 @@ mod tests {
         drop(held);
         store.open(&run).unwrap();
         drop(copy);
+    }
+
+    /// A run of two experiments is done in one folder at a time, and a finished one fills the other folder, under its own name.
+    #[test]
+    fn a_run_of_two_experiments_is_done_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let one = run();
+        let mut other = one.clone();
+        other.experiment = "other".into();
+        other.axes.insert("train.steps".into(), "10".into());
+        assert_eq!(one.hash(), other.hash());
+        let held = store.open(&one).unwrap();
+        let Err(StoreError::Busy { path, .. }) = store.open(&other) else {
+            panic!("the second got in")
+        };
+        assert_eq!(path, held.path());
+        assert!(!store.run_dir(&other).exists());
+        // Unfinished is nothing to take over.
+        drop(held);
+        assert_eq!(store.open(&other).unwrap().taken_from(), None);
+
+        let held = store.open(&one).unwrap();
+        held.append_step(&serde_json::json!({ "step": 0 })).unwrap();
+        write_atomic(&held.adapter_file(), b"adapter").unwrap();
+        write_atomic(&held.checkpoint().join("state"), b"large").unwrap();
+        let record = finished(&one, &context(folder.path()));
+        held.write_record(&record).unwrap();
+        drop(held);
+        let folders = store.folders();
+        let twin = store.run_dir(&one);
+        assert_eq!(store.done_elsewhere(&other, &folders), Some(twin.clone()));
+        assert_eq!(store.done_elsewhere(&one, &folders), None);
+        let dir = store.open(&other).unwrap();
+        assert_eq!(dir.taken_from(), Some(twin.as_path()));
+        let State::Done(found) = dir.state() else {
+            panic!("{:?}", dir.state())
+        };
+        let named = Record {
+            experiment: "other".into(),
+            run: other.label(),
+            axes: other.axes.clone(),
+            config: serde_json::to_value(&other).unwrap(),
+            ..record
+        };
+        assert_eq!(*found, named);
+        assert_eq!(fs::read(dir.steps()).unwrap(), b"{\"step\":0}\n");
+        assert_eq!(fs::read(dir.adapter_file()).unwrap(), b"adapter");
+        assert!(!dir.checkpoint().exists());
     }
 
     /// A resumed run writes the steps behind its checkpoint again: they must not be there twice.

@@ -1,23 +1,21 @@
-//! Every run of a plan that is not done, one after the other; then the report. A run that fails is recorded and
-//! the sweep goes on.
+//! Every run of a plan that is not done, one after the other. A run that fails is recorded and the sweep goes on.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
-use rayon::prelude::*;
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use sharelora_adapters::Method;
-use sharelora_report::bootstrap::resampled_scores;
-use sharelora_report::{Paths, Record, ReportSpec, Run, Status};
-use sharelora_tasks::task;
+use sharelora_report::{Record, Status};
 
 use crate::base::Bases;
 use crate::execute::execute;
-use crate::plan::RESULT_VERSION;
+use crate::interrupt::{self, Interrupted};
+use crate::queue::{Ended, Next, Queue};
 use crate::store::{State, StoreError};
-use crate::{Context, Plan, ResolvedRun, Store, held_out, host};
+use crate::{Context, ResolvedRun, Store, host};
 
 /// Where results are kept and reports written.
 #[derive(Debug, Clone)]
@@ -41,9 +39,12 @@ pub struct Outcome {
     pub failed: Vec<String>,
     /// Taken by another process.
     pub busy: Vec<String>,
+    /// Not ended, since the sweep was asked to stop.
+    pub stopped: Vec<String>,
 }
 
-/// Does `runs`, all of one plan. What happens is told on standard error, unless the context is quiet.
+/// Does `runs`, all of one plan, one after the other in this process. What happens is told on standard error, unless the
+/// context is quiet.
 ///
 /// # Errors
 /// Only what would stop every further run too: the results' folder cannot be written.
@@ -64,82 +65,146 @@ pub fn sweep_with(
     runs: &[&ResolvedRun],
     execute: impl Fn(&ResolvedRun, &crate::RunDir, &Context) -> Result<Record>,
 ) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let say = |text: String| {
-        if !context.quiet {
-            eprintln!("{text}");
-        }
-    };
-    for (i, run) in runs.iter().enumerate() {
-        let label = run.label();
-        if matches!(store.state(run), State::Done(_)) {
-            outcome.done_before.push(label);
-            continue;
-        }
-        let before = store.state(run);
-        let dir = match store.open(run) {
-            Ok(dir) => dir,
-            Err(e @ StoreError::Busy { .. }) => {
-                say(format!("[{}/{}] {label}: left out: {e}", i + 1, runs.len()));
-                outcome.busy.push(label);
-                continue;
-            }
-            Err(e) => return Err(e).with_context(|| format!("run {label}")),
-        };
-        // Another sweep may have finished it between the look and the lock.
-        if matches!(dir.state(), State::Done(_)) {
-            outcome.done_before.push(label);
-            continue;
-        }
-        match before {
-            State::Broken(reason) => say(format!(
-                "[{}/{}] {label}: done again: {reason}",
-                i + 1,
-                runs.len()
-            )),
-            State::Unfinished(reason) => {
-                say(format!("[{}/{}] {label}: {reason}", i + 1, runs.len()))
-            }
-            State::New | State::Done(_) => say(format!("[{}/{}] {label}", i + 1, runs.len())),
-        }
-        let started_at = host::now();
-        crate::allocator::release();
-        host::reset_peak();
-        // A tensor library reports some mistakes, and a lack of memory, by a panic: the other runs may yet succeed.
-        let result = catch_unwind(AssertUnwindSafe(|| execute(run, &dir, context))).unwrap_or_else(
-            |panic| Err(anyhow::anyhow!("panicked: {}", panic_text(panic.as_ref()))),
-        );
-        let record = match result {
-            Ok(record) => record,
-            Err(e) => {
-                let causes: Vec<String> = e.chain().map(ToString::to_string).collect();
-                eprintln!(
-                    "[{}/{}] {label}: failed: {}",
-                    i + 1,
-                    runs.len(),
-                    causes.join(": ")
-                );
-                let mut record = blank_record(run, context, &started_at);
-                record.message = Some(causes.join(": "));
-                record
+    let mut queue = queue(store, runs);
+    while !interrupt::asked()
+        && let Some(next) = queue.take()
+    {
+        let (Next::Run(i) | Next::Barred(i, ..)) = next;
+        let say = |text: &str| eprintln!("{}", line(runs, i, text));
+        let ended = match next {
+            Next::Run(i) => do_run(context, store, runs[i], &execute, &say)?,
+            Next::Barred(i, ended, reason) => {
+                Some(bar(context, store, runs[i], ended, &reason, &say)?)
             }
         };
-        dir.write_record(&record)
-            .with_context(|| format!("run {label}"))?;
-        match record.status {
-            Status::Finished => outcome.finished.push(label),
-            Status::Failed => outcome.failed.push(label),
-            Status::Diverged => {
-                say(format!(
-                    "[{}/{}] {label}: the loss left the finite numbers",
-                    i + 1,
-                    runs.len()
-                ));
-                outcome.diverged.push(label);
-            }
+        match ended {
+            Some(ended) => queue.end(i, ended),
+            None => break,
         }
     }
-    Ok(outcome)
+    Ok(queue.outcome())
+}
+
+/// The runs of a sweep without those that are done.
+pub fn queue<'a>(store: &Store, runs: &'a [&'a ResolvedRun]) -> Queue<'a> {
+    let mut queue = Queue::new(runs);
+    for (i, run) in runs.iter().enumerate() {
+        if let State::Done(record) = store.state(run) {
+            queue.end(i, before(&record));
+        }
+    }
+    queue
+}
+
+fn before(record: &Record) -> Ended {
+    match record.status {
+        Status::Diverged => Ended::DivergedBefore,
+        Status::Finished | Status::Failed => Ended::Before,
+    }
+}
+
+/// What is told of a run of a sweep: `[3/9] LABEL: TEXT`.
+pub fn line(runs: &[&ResolvedRun], i: usize, text: &str) -> String {
+    let colon = if text.is_empty() { "" } else { ": " };
+    let (place, all) = (i + 1, runs.len());
+    format!("[{place}/{all}] {}{colon}{text}", runs[i].label())
+}
+
+/// Does one run, from taking its folder to its record. What a person should know is said, an empty text where nothing is worth
+/// more than that the run begins. `None`: asked to stop, before its end.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn do_run(
+    context: &Context,
+    store: &Store,
+    run: &ResolvedRun,
+    execute: impl Fn(&ResolvedRun, &crate::RunDir, &Context) -> Result<Record>,
+    say: &dyn Fn(&str),
+) -> Result<Option<Ended>> {
+    let say_aloud = say;
+    let say = |text: &str| {
+        if !context.quiet {
+            say_aloud(text);
+        }
+    };
+    let found = store.state(run);
+    let dir = match store.open(run) {
+        Ok(dir) => dir,
+        Err(e @ StoreError::Busy { .. }) => {
+            say(&format!("left out: {e}"));
+            return Ok(Some(Ended::Busy));
+        }
+        Err(e) => return Err(e).with_context(|| format!("run {}", run.label())),
+    };
+    // Another experiment has done it, or another sweep between the look and the lock.
+    if let State::Done(record) = dir.state() {
+        if let Some(twin) = dir.taken_from() {
+            say(&format!("taken over from {}", twin.display()));
+        }
+        return Ok(Some(before(&record)));
+    }
+    match found {
+        State::Broken(reason) => say(&format!("done again: {reason}")),
+        State::Unfinished(reason) => say(&reason),
+        State::New | State::Done(_) => say(""),
+    }
+    let started_at = host::now();
+    crate::allocator::release();
+    host::reset_peak();
+    // A tensor library reports some mistakes, and a lack of memory, by a panic: the other runs may yet succeed.
+    let result = catch_unwind(AssertUnwindSafe(|| execute(run, &dir, context)))
+        .unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", panic_text(panic.as_ref()))));
+    let record = match result {
+        Ok(record) => record,
+        Err(e) if e.is::<Interrupted>() => return Ok(None),
+        Err(e) => {
+            let causes: Vec<String> = e.chain().map(ToString::to_string).collect();
+            let reason = causes.join(": ");
+            say_aloud(&format!("failed: {reason}"));
+            failed(run, context, &started_at, reason)
+        }
+    };
+    dir.write_record(&record)
+        .with_context(|| format!("run {}", run.label()))?;
+    Ok(Some(match record.status {
+        Status::Finished => Ended::Finished,
+        Status::Failed => Ended::Failed,
+        Status::Diverged => {
+            say("the loss left the finite numbers");
+            Ended::Diverged
+        }
+    }))
+}
+
+/// Ends a run that cannot begin, or cannot go on, for a reason: a failure is recorded.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn bar(
+    context: &Context,
+    store: &Store,
+    run: &ResolvedRun,
+    ended: Ended,
+    reason: &str,
+    say: &dyn Fn(&str),
+) -> Result<Ended> {
+    if ended != Ended::Failed {
+        if !context.quiet {
+            say(&format!("left out: {reason}"));
+        }
+        return Ok(ended);
+    }
+    let execute = |_: &ResolvedRun, _: &crate::RunDir, _: &Context| bail!("{reason}");
+    // Never stopped: the reason is there at once.
+    Ok(do_run(context, store, run, execute, say)?.unwrap_or(ended))
+}
+
+fn failed(run: &ResolvedRun, context: &Context, started_at: &str, reason: String) -> Record {
+    Record {
+        message: Some(reason),
+        ..blank_record(run, context, started_at)
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -206,8 +271,16 @@ fn versions(run: &ResolvedRun) -> BTreeMap<String, String> {
     versions
 }
 
-/// The commit of the project's folder, where that is a git checkout and git is here.
+/// The commit of the project's folder, where that is a git checkout and git is here. Looked up once: this process is the program
+/// as it was then, and starting git costs more than all else around a run.
 fn git_commit(root: &Path) -> Option<String> {
+    static FOUND: Mutex<BTreeMap<PathBuf, Option<String>>> = Mutex::new(BTreeMap::new());
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let commit = found.entry(root.to_owned());
+    commit.or_insert_with(|| look_up_commit(root)).clone()
+}
+
+fn look_up_commit(root: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = std::process::Command::new("git")
             .arg("-C")
@@ -236,164 +309,6 @@ fn git_commit(root: &Path) -> Option<String> {
         true => commit,
         false => format!("{commit} with changes"),
     })
-}
-
-/// A report and the table that it opens with.
-pub struct Written {
-    pub paths: Paths,
-    /// For a terminal.
-    pub table: String,
-}
-
-/// The stored runs of a plan.
-pub struct Stored {
-    pub runs: Vec<Run>,
-    /// Their folder.
-    results: PathBuf,
-    /// Holds it.
-    _view: tempfile::TempDir,
-}
-
-/// Writes `reports/EXPERIMENT` from the stored results of the plan's runs.
-///
-/// # Errors
-/// No run has a record yet, or a file cannot be read or written.
-pub fn report(plan: &Plan, folders: &Folders, command: &str) -> Result<Written> {
-    let Some(stored) = stored(plan, &folders.store())? else {
-        return Err(nothing_stored(plan, &folders.store()).into());
-    };
-    let paths = write(plan, &stored, &folders.reports, command)?;
-    let table = sharelora_report::compare(&plan.experiment.title, &stored.runs)
-        .table
-        .render(sharelora_report::Format::Terminal);
-    Ok(Written { paths, table })
-}
-
-/// Writes `EXPERIMENT/` in `reports` from what is stored.
-///
-/// # Errors
-/// A file cannot be written.
-pub fn write(plan: &Plan, stored: &Stored, reports: &Path, command: &str) -> Result<Paths> {
-    let experiment = &plan.experiment;
-    let spec = ReportSpec {
-        title: experiment.title.clone(),
-        description: experiment.description.clone(),
-        caveat: experiment.caveat.clone(),
-        command: command.to_owned(),
-    };
-    let out = reports.join(&experiment.name);
-    let written = sharelora_report::write_report_of(&stored.runs, &stored.results, &out, &spec)?;
-    Ok(written)
-}
-
-/// The stored runs of a plan; `None` where none has a record.
-///
-/// Only these: the folder may also hold runs of earlier settings (`--set`), which are no further seeds of the same.
-/// So they are read from a view of the folder, with records, steps and samples of the plan's runs alone.
-///
-/// # Errors
-/// A file cannot be read.
-pub fn stored(plan: &Plan, store: &Store) -> Result<Option<Stored>> {
-    let view = tempfile::tempdir().context("a temporary folder for the report cannot be made")?;
-    let results = view.path().join(&plan.experiment.name);
-    std::fs::create_dir_all(&results)?;
-    let mut records = 0;
-    for run in &plan.runs {
-        let from = store.run_dir(run);
-        let to = results.join(run.folder());
-        let state = store.state(run);
-        let readable = match state {
-            State::Done(_) => true,
-            State::Unfinished(_) => from.join("record.json").exists(),
-            State::New | State::Broken(_) => false,
-        };
-        records += usize::from(readable);
-        let mut files = vec![(from.join("steps.jsonl"), true)];
-        files.push((from.join("record.json"), readable));
-        if readable {
-            let samples = sharelora_report::samples::files(&from)?;
-            files.extend(samples.into_values().map(|path| (path, true)));
-        }
-        for (path, wanted) in files {
-            if wanted && path.is_file() {
-                std::fs::create_dir_all(&to)?;
-                std::fs::copy(&path, to.join(path.file_name().unwrap_or_default()))
-                    .with_context(|| format!("cannot read {}", path.display()))?;
-            }
-        }
-    }
-    if records == 0 {
-        return Ok(None);
-    }
-    let mut runs = sharelora_report::read_experiment(&results)?;
-    runs.par_iter_mut()
-        .try_for_each(|run| resample_corpora(run, plan))?;
-    Ok(Some(Stored {
-        runs,
-        results,
-        _view: view,
-    }))
-}
-
-fn nothing_stored(plan: &Plan, store: &Store) -> crate::error::AbsentError {
-    let experiment = &plan.experiment;
-    let dir = store.experiment_dir(&experiment.name);
-    let others = std::fs::read_dir(&dir).map_or(0, |entries| {
-        entries.flatten().filter(|e| e.path().is_dir()).count()
-    });
-    let hint = if others == 0 {
-        String::new()
-    } else {
-        format!(
-            " ({others} folders there belong to other settings: give the same --set and --backend as when they were made; \
-             runs of another result version than {RESULT_VERSION} are done again)"
-        )
-    };
-    crate::error::AbsentError(format!(
-        "{}: no run of this plan has a record{hint}; next: sharelora sweep {}",
-        dir.display(),
-        experiment.name
-    ))
-}
-
-/// Scores of whole corpora, as BLEU and Matthews's coefficient, over resamples of the questions: for intervals and paired tests.
-fn resample_corpora(run: &mut Run, plan: &Plan) -> Result<()> {
-    let Some(planned) = plan.runs.iter().find(|p| p.folder() == folder_of(run)) else {
-        return Ok(());
-    };
-    let files = sharelora_report::samples::files(&run.dir)?;
-    for spec in &planned.evaluate {
-        let task = task(&spec.task, &spec.options)?;
-        if spec.loss.is_some() {
-            if let Some(file) = files.get(&spec.samples_name()) {
-                let mut samples = crate::samples::read(file)?;
-                samples.sort_by(|a, b| a.id.cmp(&b.id));
-                let rows = samples.len();
-                let scores =
-                    resampled_scores(rows, |chosen: &[usize]| held_out::loss(&samples, chosen));
-                let name = format!("{}/{}", spec.measured(), held_out::METRIC);
-                run.resampled.insert(name, scores);
-            }
-            continue;
-        }
-        let file = files.get(&spec.samples_name());
-        let Some(file) = file.filter(|_| !task.corpus_scores(&[]).is_empty()) else {
-            continue;
-        };
-        let mut samples = crate::samples::read(file)?;
-        samples.sort_by(|a, b| a.id.cmp(&b.id));
-        for (name, score) in task.corpus_scores(&samples) {
-            let scores = resampled_scores(samples.len(), score);
-            let name = format!("{}/{name}", task.name());
-            run.resampled.insert(name, scores);
-        }
-    }
-    Ok(())
-}
-
-fn folder_of(run: &Run) -> String {
-    let name = run.dir.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
 }
 
 /// The method that parameters are compared with.
@@ -478,45 +393,5 @@ pub(crate) mod tests {
             (vec!["lora-seed0".to_owned()], 2)
         );
         drop(held);
-    }
-
-    /// Results of other settings lie in the same folder; they are not further seeds of this one.
-    #[test]
-    fn a_report_is_of_its_plan_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let folders = Folders {
-            results: folder.path().join("results"),
-            reports: folder.path().join("reports"),
-        };
-        let context = context(folder.path());
-        for sets in [&["train.steps=3"][..], &[]] {
-            let plan = planned(SMALL, sets).unwrap();
-            let runs: Vec<&ResolvedRun> = plan.runs.iter().collect();
-            sweep_with(&context, &folders.store(), &runs, |run, _, context| {
-                Ok(finished(run, context))
-            })
-            .unwrap();
-        }
-        let plan = planned(SMALL, &[]).unwrap();
-        let written = report(&plan, &folders, "sharelora sweep x").unwrap();
-        let text = std::fs::read_to_string(&written.paths.report).unwrap();
-        let other = planned(SMALL, &["train.steps=3"]).unwrap();
-        // The base is the same run in both.
-        assert!(
-            text.contains(&plan.runs[1].short_hash()) || text.contains("lora-seed0"),
-            "{text}"
-        );
-        assert!(!text.contains(&other.runs[1].short_hash()), "{text}");
-        let none = report(
-            &planned(SMALL, &["train.steps=4", "axes.method=[\"lora\"]"]).unwrap(),
-            &folders,
-            "",
-        )
-        .err()
-        .unwrap();
-        assert!(
-            none.to_string().contains("belong to other settings"),
-            "{none}"
-        );
     }
 }

@@ -12,6 +12,7 @@ use crate::checkpoint::{self, Best, Progressed};
 use crate::data::Data;
 use crate::experiment::{BestBy, TrainSpec};
 use crate::gradients::{Learner, Running, gradients, held_out_loss};
+use crate::interrupt::{self, Interrupted};
 use crate::optimizer::{AdamWOptions, Optimizer};
 use crate::progress::Progress;
 use crate::schedule::learning_rate;
@@ -56,7 +57,7 @@ impl Evaluation {
 /// learnt so far; it is asked only where `spec` chooses by it.
 ///
 /// # Errors
-/// Writing failed, or `metric` did. Divergence is no error.
+/// Writing failed, or `metric` did; [`Interrupted`], behind a checkpoint. Divergence is no error.
 pub fn train(
     learner: &mut Learner,
     data: &Data,
@@ -236,7 +237,9 @@ pub fn train(
             state.step,
             &format!("loss {:.4} {speed:.0} tokens/s", step.loss),
         );
+        let stopped = !last && interrupt::asked();
         if last
+            || stopped
             || (spec.checkpoint_every > 0
                 && (state.step as usize).is_multiple_of(spec.checkpoint_every))
         {
@@ -247,6 +250,9 @@ pub fn train(
                 &state,
                 best.as_ref(),
             )?;
+        }
+        if stopped {
+            return Err(Interrupted.into());
         }
     }
     let text = |loss: Option<f64>| loss.map_or("-".into(), |l| format!("{l:.4}"));

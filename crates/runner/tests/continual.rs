@@ -11,7 +11,7 @@ name = "first"
 steps = 3
 [[stage]]
 name = "second"
-steps = 2
+steps = 3
 carry = "CARRY"
 [[evaluate]]
 task = "pocket"
@@ -90,7 +90,8 @@ fn moments_are_carried_where_they_are_asked_for() {
     for method in ["lora", "full"] {
         let label = format!("{method}-seed0-first+second");
         let [anew, carried] = [&anew, &carried].map(|project| losses(project, &label));
-        assert_eq!(anew[0], carried[0]);
-        assert_ne!(anew[1], carried[1]);
+        // The first step's learning rate is 0, that of a warm-up.
+        assert_eq!(anew[..2], carried[..2]);
+        assert_ne!(anew[2], carried[2]);
     }
 }

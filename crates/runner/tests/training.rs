@@ -44,6 +44,7 @@ fn layout(model: &Model, method: &str, dropout: f64) -> Arc<Layout> {
         dropout,
         targets: vec!["all_linear".into()],
         scaling: Default::default(),
+        init: Default::default(),
     };
     let method = Method::named(method).unwrap();
     Arc::new(Layout::new(&model.config.sites(), method.sharing().unwrap(), &config).unwrap())
@@ -54,7 +55,7 @@ fn learner(method: &str) -> Learner {
     let model = model();
     let layout = layout(&model, method, 0.0);
     let mut rng = ChaCha8Rng::seed_from_u64(4);
-    let mut start = Bank::init(layout.clone(), 0, &Device::flex()).values();
+    let mut start = model.bank(layout.clone(), 0).values();
     for v in start.iter_mut().skip(layout.a.len()).flatten() {
         *v = rng.random_range(-0.2..0.2);
     }
@@ -229,7 +230,7 @@ fn ready(label: &str, sets: &[&str]) -> Ready {
     let bank = run.adapter.as_ref().map(|config| {
         let layout =
             Layout::new(&model.config.sites(), run.method.sharing().unwrap(), config).unwrap();
-        Bank::init(Arc::new(layout), run.seed, &device)
+        model.bank(Arc::new(layout), run.seed)
     });
     let spec = run.train.as_ref().unwrap();
     let data = data::prepare(spec, &model.config, &encoder, &root, &hub).unwrap();

@@ -40,6 +40,7 @@ pub fn config(rank: usize) -> AdapterConfig {
         dropout: 0.0,
         targets: vec!["all_linear".into()],
         scaling: Scaling::Standard,
+        init: Default::default(),
     }
 }
 
@@ -63,6 +64,12 @@ pub fn random(n: usize, seed: u64) -> Vec<f32> {
 
 pub fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+/// A bank as it starts, beside weights that are not asked for.
+pub fn init(layout: &Arc<Layout>, seed: u64) -> Bank {
+    let none = |site: &Site| unreachable!("{}: no weight is needed", site.path);
+    Bank::init(layout.clone(), seed, &Device::flex(), &none)
 }
 
 /// A bank whose `A` and `B` are both random.

@@ -48,8 +48,9 @@ pub(crate) fn block(
     let base = base(layer);
     let eps = config.rms_norm_eps;
     let linear = |x: Tensor<2>, range: Range<usize>, names: &[&str]| {
-        let updates = updates(pass.adapter, layer, names);
-        ops::linear(x, weights.slice(range), None, updates)
+        let weights = weights.slice(range);
+        let updates = updates(pass.adapter, layer, names, weights);
+        ops::linear(x, weights, None, updates)
     };
     let rotated = config.num_attention_heads + config.kv_heads();
 

@@ -10,7 +10,7 @@ use sharelora_kernels::matrix::Matrix;
 use super::host;
 #[cfg(feature = "libtorch")]
 use super::torch::{self, TchTensor};
-use super::{Kernels, bridge, kernels};
+use super::{Kernels, bridge, kernels, scaled_linear};
 use crate::weight::Weight;
 
 /// An adapter's update of one of the projections.
@@ -24,6 +24,8 @@ pub struct Update {
     pub b: Tensor<2>,
     pub scale: f64,
     pub mask: Option<Mask>,
+    /// DoRA's factors of the projection's outputs, (1, out).
+    pub gain: Option<Tensor<2>>,
 }
 
 /// The projections of `x` with their updates; `weights`: of all projections that read it, `bias`: (1, sum of out_p).
@@ -33,6 +35,9 @@ pub fn linear(
     bias: Option<Tensor<2>>,
     updates: Vec<Update>,
 ) -> Tensor<2> {
+    if updates.iter().any(|u| u.gain.is_some()) {
+        return scaled_linear(x, weights, bias, updates);
+    }
     // A frozen bias is added where the products are still in the cache, and has no node of its own.
     let is_frozen = bias.as_ref().is_none_or(|b| !b.is_autodiff());
     match kernels(&x.device()) {
@@ -58,7 +63,7 @@ fn plus(y: Tensor<2>, bias: Option<Tensor<2>>) -> Tensor<2> {
     }
 }
 
-/// [`linear`] of burn's primitives.
+/// [`linear`] of burn's primitives, without gains.
 pub fn linear_composed(
     x: Tensor<2>,
     weights: &[Weight],
@@ -146,10 +151,12 @@ fn frozen(
         let bias = b.try_into_primitive::<burn::backend::Flex>();
         host::dense(bias.expect("the model keeps its biases on its device"))
     });
+    let keeps_input = updates.iter().any(|u| u.a.is_tracked());
     let op = |sites| FrozenLinear {
         weights,
         bias,
         sites,
+        keeps_input,
     };
     with_updates::<burn::backend::Flex, _>(x, updates, op)
 }
@@ -212,6 +219,8 @@ struct FrozenLinear {
     /// (1, sum of out)
     bias: Option<host::FlexTensor>,
     sites: Vec<Site>,
+    /// The gradient of an A is wanted, which alone needs x.
+    keeps_input: bool,
 }
 
 #[cfg(feature = "flex")]
@@ -222,7 +231,6 @@ mod frozen_linear {
 
     type MaskRow<'a> = Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>;
 
-    /// x is kept where an update's gradient needs it.
     #[derive(Debug, Clone)]
     pub(super) struct Saved {
         x: Option<host::FlexTensor>,
@@ -282,7 +290,7 @@ mod frozen_linear {
             }
             drop(updates);
             let saved = Saved {
-                x: (!self.sites.is_empty()).then_some(x),
+                x: self.keeps_input.then_some(x),
                 rows: n,
                 updates: tensors,
                 lows,
@@ -315,7 +323,7 @@ mod frozen_linear {
             out[0] = dx.map(|v| host::tensor(v, saved.rows, columns));
             for (i, site) in found.into_iter().enumerate() {
                 let [a, b] = [&saved.updates[2 * i], &saved.updates[2 * i + 1]].map(host::dims);
-                out[1 + 2 * i] = Some(host::tensor(site.a, a[0], a[1]));
+                out[1 + 2 * i] = (!site.a.is_empty()).then(|| host::tensor(site.a, a[0], a[1]));
                 out[2 + 2 * i] = Some(host::tensor(site.b, b[0], b[1]));
             }
             out

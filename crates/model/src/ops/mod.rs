@@ -21,6 +21,7 @@ mod host;
 mod linear;
 mod norm;
 mod rope;
+mod scaled_linear;
 #[cfg(feature = "libtorch")]
 pub mod torch;
 
@@ -31,6 +32,7 @@ pub use cross_entropy::{Loss, Smoothing, argmax, cross_entropy, log_likelihoods}
 pub use linear::{Update, linear, linear_composed};
 pub use norm::{layer_norm, layer_norm_composed, rms_norm, rms_norm_composed};
 pub use rope::{Rotary, rope, rope_composed};
+use scaled_linear::scaled_linear;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;

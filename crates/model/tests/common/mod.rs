@@ -72,6 +72,7 @@ pub fn bank(model: &Model, method: &str) -> Bank {
         dropout: 0.0,
         targets: vec!["all_linear".into()],
         scaling: Scaling::Standard,
+        init: Default::default(),
     };
     let method = Method::named(method).unwrap();
     let layout = Layout::new(&model.config.sites(), method.sharing().unwrap(), &config).unwrap();

@@ -77,6 +77,28 @@ pub fn paragraphs(markdown: &str) -> String {
     paragraphs.map(paragraph).collect()
 }
 
+/// A paragraph; one that nobody would read to its end is closed behind its beginning.
+fn paragraph(words: &Text) -> String {
+    const LONG: usize = 1500;
+    const BEGINNING: usize = 100;
+    let whole = text(words);
+    let plain: String = words
+        .0
+        .iter()
+        .map(|span| match span {
+            Span::Plain(words) | Span::Code(words) | Span::File(words) => words.as_str(),
+        })
+        .collect();
+    if plain.chars().count() <= LONG {
+        return format!("<p>{whole}</p>\n");
+    }
+    let beginning: String = plain.chars().take(BEGINNING).collect();
+    format!(
+        "<details><summary>{} …</summary>\n<p>{whole}</p>\n</details>\n",
+        escape(&beginning)
+    )
+}
+
 /// Items of a list.
 pub fn list(items: &[Text], class: &str) -> String {
     let items = items
@@ -149,7 +171,7 @@ pub fn section(
     );
     for block in &section.blocks {
         html += &match block {
-            Block::Text(words) => format!("<p>{}</p>\n", text(words)),
+            Block::Text(words) => paragraph(words),
             Block::List(items) => list(items, "facts"),
             Block::Table(content) => table(content, &section.title, looks),
             Block::Figure(picture) => figure::figure(picture, looks, points)?,

@@ -115,7 +115,7 @@ fn says(difference: &Difference) -> String {
     match (differs(difference), p) {
         (Some(true), Some(p)) => format!("the paired test tells them apart ({p})"),
         (Some(false), Some(p)) => format!("the paired test does not tell them apart ({p})"),
-        (Some(true), None) => "the interval leaves out 0".into(),
+        (Some(true), None) => "the interval leaves out 0, so it counts".into(),
         (Some(false), None) => "the interval has 0 in it, so this is no finding".into(),
         (None, _) => "with a single seed there is no interval, so this is no finding".into(),
     }
@@ -174,6 +174,14 @@ fn best(comparison: &Comparison, column: &Column) -> String {
             label(comparison, first)
         );
     };
+    let means = verdict
+        .ranked
+        .iter()
+        .map(|row| column.estimate(comparison, *row));
+    if means.flatten().all(|other| other.mean == estimate.mean) {
+        let them = names(comparison, &verdict.ranked);
+        return format!("{them} have the same {name}, {value}.");
+    }
     let extreme = if column.lower() { "lowest" } else { "highest" };
     let mut text = format!(
         "{} has the {extreme} {name}, {value}.",
@@ -336,40 +344,37 @@ fn missing(records: &[&Record], unfinished: &[String]) -> Vec<Text> {
             None => reasons.push((name, why, 1)),
         }
     }
-    let runs = |count: usize| match count {
-        1 => "1 run".to_owned(),
-        n => format!("{n} runs"),
+    let runs = |count: usize, one: &str, many: &str| match count {
+        1 => format!("1 run {one}"),
+        n => format!("{n} runs {many}"),
     };
     for (name, why, count) in reasons {
-        items.push(format!("{name} was not measured in {}: {why}.", runs(count)).into());
+        let of_runs = runs(count, "", "");
+        items.push(format!("{name} was not measured in {}: {why}.", of_runs.trim_end()).into());
     }
     for (status, ended) in [(Status::Diverged, "diverged"), (Status::Failed, "failed")] {
-        let of_status: Vec<&str> = records
-            .iter()
-            .filter(|r| r.status == status)
-            .map(|r| r.run.as_str())
-            .collect();
+        let of_status = records.iter().filter(|record| record.status == status);
+        let of_status: Vec<&str> = of_status.map(|record| record.run.as_str()).collect();
         if !of_status.is_empty() {
-            let mut listed = of_status
-                .iter()
-                .take(MOST)
-                .copied()
-                .collect::<Vec<_>>()
-                .join(", ");
+            let mut listed = of_status[..of_status.len().min(MOST)].join(", ");
             if of_status.len() > MOST {
                 listed += &format!(" and {} more", of_status.len() - MOST);
             }
-            items.push(
-                format!(
-                    "{} {ended} and are in no mean: {listed}.",
-                    runs(of_status.len())
-                )
-                .into(),
+            let left_out = runs(
+                of_status.len(),
+                &format!("{ended} and is in no mean"),
+                &format!("{ended} and are in no mean"),
             );
+            items.push(format!("{left_out}: {listed}.").into());
         }
     }
     if !unfinished.is_empty() {
-        items.push(format!("{} began and have no record yet.", runs(unfinished.len())).into());
+        let began = runs(
+            unfinished.len(),
+            "began and has no record yet",
+            "began and have no record yet",
+        );
+        items.push(format!("{began}.").into());
     }
     if items.is_empty() {
         items.push(

@@ -66,7 +66,14 @@ pub fn generate(arguments: &GenerateArguments, context: &Context) -> Result<Gene
     let model = files.load(&arguments.dtype, &device)?;
     let options = GenerateOptions::greedy(arguments.new, Vec::new());
     let begun = Instant::now();
-    let answers = continued(&model, None, &prompts, &options, |_, _| false, |_| {});
+    let answers = continued(
+        &model,
+        None,
+        &prompts,
+        &options,
+        |_, _| false,
+        |_| std::ops::ControlFlow::Continue(()),
+    );
     let seconds = begun.elapsed().as_secs_f64();
     let new_tokens: usize = answers.iter().map(Vec::len).sum();
     Ok(Generation {

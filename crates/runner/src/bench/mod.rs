@@ -1,6 +1,6 @@
 //! Measurements of this program, and their comparison with a peer's program on the same machine.
 //!
-//! `train`, `generate`, `evaluate`, `load` and `machine` each measure one thing in the process that calls them and return plain
+//! `train`, `generate`, `evaluate`, `load`, `plan` and `machine` each measure one thing in the process that calls them and return plain
 //! fields. `peer` runs them and the peer's scripts by turns, each in a process of its own, and keeps a line for each
 //! (`measurement`); `report` turns the lines into tables and a figure.
 
@@ -10,6 +10,7 @@ pub mod load;
 pub mod machine;
 pub mod measurement;
 pub mod peer;
+pub mod plan;
 pub mod report;
 pub mod train;
 

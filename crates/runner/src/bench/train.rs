@@ -9,7 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use sharelora_adapters::{AdapterConfig, Bank, Layout, Method, Scaling};
+use sharelora_adapters::{AdapterConfig, Layout, Method, Scaling};
 use sharelora_model::ModelConfig;
 use sharelora_tasks::{Encoded, Encoder};
 
@@ -112,6 +112,7 @@ pub fn train(arguments: &TrainArguments, context: &Context) -> Result<Training> 
         dropout: 0.0,
         targets: targets(&arguments.targets),
         scaling: Scaling::Standard,
+        init: Default::default(),
     };
     adapter.check()?;
     let layout = Arc::new(Layout::new(&config.sites(), sharing, &adapter)?);
@@ -124,8 +125,9 @@ pub fn train(arguments: &TrainArguments, context: &Context) -> Result<Training> 
         }
     };
 
-    let bank = Bank::init(layout.clone(), 0, &device);
-    let mut learner = Learner::new(files.load(&arguments.dtype, &device)?, Some(bank));
+    let model = files.load(&arguments.dtype, &device)?;
+    let bank = model.bank(layout.clone(), 0);
+    let mut learner = Learner::new(model, Some(bank));
     let options = AdamWOptions {
         betas: [0.9, 0.999],
         epsilon: 1e-8,

@@ -1,7 +1,5 @@
 //! `bench`: measurements, printed; see [`crate::bench`].
 
-use std::path::Path;
-
 use anyhow::Result;
 use clap::Subcommand;
 
@@ -11,8 +9,10 @@ use crate::bench::generate::GenerateArguments;
 use crate::bench::load::LoadArguments;
 use crate::bench::machine::MachineArguments;
 use crate::bench::peer::PeerArguments;
+use crate::bench::plan::PlanArguments;
 use crate::bench::train::TrainArguments;
-use crate::bench::{evaluate, generate, load, machine, peer, render, report, train};
+use crate::bench::{evaluate, generate, load, machine, peer, plan, render, report, train};
+use crate::sweep::Folders;
 
 #[derive(Debug, Subcommand)]
 pub enum Bench {
@@ -37,6 +37,9 @@ pub enum Bench {
     /// What this machine can do at most: matrix products and copies
     #[command(after_help = "Example:\n  sharelora bench machine")]
     Machine(MachineArguments),
+    /// Planning a large sweep: time and peak memory
+    #[command(after_help = "Example:\n  sharelora bench plan --runs 10000")]
+    Plan(PlanArguments),
     /// The whole comparison with PyTorch and PEFT, each process by itself, and its report; goes on where it was cut off
     #[command(after_help = "Example:\n  sharelora bench peer --python venv/bin/python --rounds 3")]
     Peer(PeerArguments),
@@ -52,15 +55,15 @@ pub enum Bench {
 impl Bench {
     /// Whether this reads or writes a project.
     pub fn needs_project(&self) -> bool {
-        matches!(self, Bench::Peer(_) | Bench::Report { .. })
+        matches!(self, Bench::Plan(_) | Bench::Peer(_) | Bench::Report { .. })
     }
 }
 
-/// Measures and prints; `reports` is the folder of all reports.
+/// Measures and prints.
 ///
 /// # Errors
 /// As the measurements.
-pub fn bench(context: &Context, reports: &Path, what: &Bench) -> Result<u8> {
+pub fn bench(context: &Context, folders: &Folders, what: &Bench) -> Result<u8> {
     let text = match what {
         Bench::Train(arguments) => {
             let fields = train::train(arguments, context)?;
@@ -81,9 +84,13 @@ pub fn bench(context: &Context, reports: &Path, what: &Bench) -> Result<u8> {
         Bench::Machine(arguments) => {
             render("Machine", &machine::machine(arguments), arguments.json)?
         }
-        Bench::Peer(arguments) => return peer::peer(arguments, context, reports),
+        Bench::Plan(arguments) => {
+            let fields = plan::plan(arguments, context, folders)?;
+            render("Planning", &fields, arguments.json)?
+        }
+        Bench::Peer(arguments) => return peer::peer(arguments, context, &folders.reports),
         Bench::Report { quick } => {
-            let folder = peer::folder(reports, *quick);
+            let folder = peer::folder(&folders.reports, *quick);
             report::write(&folder)?.display().to_string()
         }
     };

@@ -3,10 +3,16 @@
 mod bench;
 mod export;
 mod fetch;
+mod gc;
+mod new;
 mod paper;
 mod parity;
 mod plan;
+mod retry;
 mod score;
+mod slurm;
+mod spectrum;
+mod status;
 mod sweep;
 
 use std::io::Write;
@@ -16,17 +22,23 @@ use anyhow::Result;
 pub use bench::{Bench, bench};
 pub use export::export;
 pub use fetch::{Wanted, fetch, fetch_all, wanted};
+pub use gc::gc;
+pub use new::{Ablation, ablation};
 pub use paper::{check_paper, paper, plan_paper};
 pub use parity::parity;
-pub use plan::{params, plan};
+pub use plan::{params, plan, planned_table};
+pub use retry::{Again, retry};
 pub use score::{score, score_completions, score_texts};
+pub use slurm::{Executor, SlurmArgs, sweep_by_slurm};
+pub use spectrum::{Spectrum, spectrum};
+pub use status::{Shown, status};
 pub use sweep::{report, run, sweep};
 
 use crate::cli::Named;
 use crate::{Context, Experiment, Plan};
 
 /// Reads and plans an experiment.
-fn load(context: &Context, named: &Named) -> Result<Plan> {
+pub(crate) fn load(context: &Context, named: &Named) -> Result<Plan> {
     let experiment = Experiment::load(&context.root, &named.name, &named.sets)?;
     Ok(crate::plan::plan(
         &context.root,

@@ -24,9 +24,10 @@ use sharelora_report::{Cell, Column, Format, Picture, Table, file, markdown, par
 use crate::batch::Fill;
 use crate::error::{AbsentError, FAILED, UsageError};
 use crate::estimate::{Estimate, bytes, estimate};
+use crate::report::Stored;
 use crate::shapes::Shapes;
 use crate::store::State;
-use crate::sweep::{Folders, Stored};
+use crate::sweep::Folders;
 use crate::{Context, Experiment, Plan, ResolvedRun};
 
 /// The files of data.
@@ -123,7 +124,7 @@ fn load_all(
             let done = done.filter(|run| matches!(store.state(run), State::Done(_)));
             let loaded = Loaded {
                 done: done.count(),
-                stored: crate::sweep::stored(&plan, &store)?,
+                stored: crate::report::stored(&plan, &store)?,
                 plan,
             };
             Ok(((*name).to_owned(), loaded))
@@ -154,7 +155,7 @@ fn make(context: &Context, folders: &Folders, out: &Path) -> Result<BTreeSet<Pat
         };
         say(&format!("report of {}", entry.name));
         let command = format!("sharelora sweep {}", entry.name);
-        crate::sweep::write(plan, stored, out, &command)?;
+        crate::report::write(plan, stored, out, &command)?;
         made.insert(PathBuf::from(&entry.name));
     }
     say("tables");

@@ -1,6 +1,6 @@
-//! `plan`, `sweep --dry-run` and `params`: what would run, and what it would need.
+//! `plan`, `sweep --dry-run` and `params`: what would run, and what it would cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -11,12 +11,13 @@ use sharelora_report::{Cell, Column, Format, Table};
 
 use crate::batch::Fill;
 use crate::cli::Named;
+use crate::cost::{self, Cost, Measurements, duration, training_bytes};
 use crate::error::AbsentError;
 use crate::estimate::{Estimate, bytes, estimate, weight_bytes};
 use crate::experiment::TrainSpec;
 use crate::store::State;
 use crate::sweep::{Folders, as_lora};
-use crate::{Context, ResolvedRun, Store};
+use crate::{Context, Plan, ResolvedRun};
 
 /// The configurations of `runs`' models, fetched where they are not here. What cannot be had is asked for once: without
 /// a network each try costs many seconds.
@@ -24,6 +25,8 @@ use crate::{Context, ResolvedRun, Store};
 struct Configs {
     read: BTreeMap<String, ModelConfig>,
     absent: BTreeMap<String, String>,
+    /// Sizes of weights on this machine, by their sources.
+    weights: BTreeMap<String, Option<u64>>,
 }
 
 impl Configs {
@@ -54,7 +57,11 @@ impl Configs {
     }
 
     fn estimate(&mut self, context: &Context, run: &ResolvedRun) -> Result<Estimate> {
-        let weights = weight_bytes(&run.model, &context.hub);
+        let sources: Vec<String> = run.model.weights.iter().map(ToString::to_string).collect();
+        let weights = *self
+            .weights
+            .entry(sources.join(" "))
+            .or_insert_with(|| weight_bytes(&run.model, &context.hub));
         Ok(estimate(
             run,
             self.get(context, &run.model.config)?,
@@ -63,7 +70,29 @@ impl Configs {
     }
 }
 
-/// Shows the plan of an experiment.
+/// A run of a plan with all that is shown of it; its hash is computed once.
+struct Row<'a> {
+    run: &'a ResolvedRun,
+    label: String,
+    hash: String,
+    state: State,
+    estimate: Option<Estimate>,
+    cost: Cost,
+}
+
+impl Row<'_> {
+    fn done(&self) -> bool {
+        matches!(self.state, State::Done(_))
+    }
+
+    /// Adapter, checkpoint and samples; without samples where these were not measured.
+    fn disk_bytes(&self) -> Option<u64> {
+        let (trained, checkpoint) = training_bytes(self.run, self.estimate.as_ref()?);
+        Some(trained + checkpoint + self.cost.samples_bytes.unwrap_or(0))
+    }
+}
+
+/// Shows the plan of an experiment and what it costs; the time with `jobs` runs at once.
 ///
 /// # Errors
 /// The experiment is wrong. A configuration that cannot be had is a note, not an error.
@@ -72,33 +101,21 @@ pub fn plan(
     folders: &Folders,
     named: &Named,
     only: Option<&str>,
+    jobs: usize,
     json: bool,
 ) -> Result<u8> {
-    let plan = super::load(context, named)?;
-    let runs = super::sweep::select(&plan.runs, only)?;
-    let store = folders.store();
-    let mut configs = Configs::default();
-    let mut estimates = Vec::new();
-    let mut note = None;
-    for run in &runs {
-        // An adapter that does not fit the model is an error here, before any work; an absent file is not.
-        match configs.estimate(context, run) {
-            Ok(found) => estimates.push(Some(found)),
-            Err(e) if crate::error::exit_code(&e) == crate::error::ABSENT => {
-                note = Some(format!("sizes are unknown: {e:#}"));
-                estimates.push(None);
-            }
-            Err(e) => return Err(e.context(format!("run {}", run.label()))),
-        }
-    }
     if json {
-        let list: Vec<_> = runs
+        let plan = super::load(context, named)?;
+        let runs = super::sweep::select(&plan.runs, only)?;
+        let (rows, _) = rows(context, folders, &runs)?;
+        let list: Vec<_> = rows
             .iter()
-            .zip(&estimates)
-            .map(|(run, estimate)| {
+            .map(|row| {
+                let disk = row.disk_bytes();
                 json!({
-                    "label": run.label(), "hash": run.hash(), "folder": run.folder(),
-                    "state": state_word(&store, run), "estimate": estimate, "run": run,
+                    "label": row.label, "hash": row.hash, "folder": folder(row),
+                    "state": state_word(&row.state), "estimate": row.estimate,
+                    "cost": row.cost, "disk_bytes": disk, "run": row.run,
                 })
             })
             .collect();
@@ -107,14 +124,91 @@ pub fn plan(
         super::print(&serde_json::to_string_pretty(&all)?)?;
         return Ok(0);
     }
-    let mut table = plan_table(&plan.experiment.title, &store, &runs, &estimates);
-    table.notes.extend(note);
-    super::print(&table.render(Format::Terminal))?;
+    super::print(&planned_table(context, folders, named, only, jobs)?)?;
     Ok(0)
 }
 
-fn state_word(store: &Store, run: &ResolvedRun) -> String {
-    match store.state(run) {
+/// What [`plan`] prints without `json`.
+///
+/// # Errors
+/// As [`plan`].
+pub fn planned_table(
+    context: &Context,
+    folders: &Folders,
+    named: &Named,
+    only: Option<&str>,
+    jobs: usize,
+) -> Result<String> {
+    let plan = super::load(context, named)?;
+    let runs = super::sweep::select(&plan.runs, only)?;
+    let (rows, note) = rows(context, folders, &runs)?;
+    Ok(whole_table(context, &plan, named, &rows, note, jobs))
+}
+
+fn whole_table(
+    context: &Context,
+    plan: &Plan,
+    named: &Named,
+    rows: &[Row],
+    note: Option<String>,
+    jobs: usize,
+) -> String {
+    let mut table = plan_table(&plan.experiment.title, rows);
+    table.notes.extend(note);
+    table.notes.extend(totals(context, named, rows, jobs));
+    table.render(Format::Terminal)
+}
+
+/// State, estimate and cost of each run, and a note where sizes cannot be known.
+fn rows<'a>(
+    context: &Context,
+    folders: &Folders,
+    runs: &[&'a ResolvedRun],
+) -> Result<(Vec<Row<'a>>, Option<String>)> {
+    let store = folders.store();
+    let mut configs = Configs::default();
+    let mut estimates: HashMap<String, Option<Estimate>> = HashMap::new();
+    let mut measured = Measurements::read(&folders.results);
+    let mut rows = Vec::with_capacity(runs.len());
+    let mut note = None;
+    for run in runs {
+        let (label, hash) = (run.label(), run.hash());
+        let kind = cost::kind(run);
+        let estimate = match estimates.get(&kind) {
+            Some(known) => known.clone(),
+            // An adapter that does not fit the model is an error here, before any work; an absent file is not.
+            None => {
+                let found = match configs.estimate(context, run) {
+                    Ok(found) => Some(found),
+                    Err(e) if crate::error::exit_code(&e) == crate::error::ABSENT => {
+                        note = Some(format!("sizes are unknown: {e:#}"));
+                        None
+                    }
+                    Err(e) => return Err(e.context(format!("run {label}"))),
+                };
+                estimates.insert(kind.clone(), found.clone());
+                found
+            }
+        };
+        let folder = format!("{label}-{}", &hash[..8]);
+        rows.push(Row {
+            run,
+            state: store.state_of(&run.experiment, &folder, &hash),
+            label,
+            hash,
+            estimate,
+            cost: measured.cost(run, kind),
+        });
+    }
+    Ok((rows, note))
+}
+
+fn folder(row: &Row) -> String {
+    format!("{}-{}", row.label, &row.hash[..8])
+}
+
+fn state_word(state: &State) -> String {
+    match state {
         State::New => "to do".into(),
         State::Unfinished(reason) => format!("to do ({reason})"),
         State::Broken(reason) => format!("to do again ({reason})"),
@@ -122,12 +216,7 @@ fn state_word(store: &Store, run: &ResolvedRun) -> String {
     }
 }
 
-fn plan_table(
-    title: &str,
-    store: &Store,
-    runs: &[&ResolvedRun],
-    estimates: &[Option<Estimate>],
-) -> Table {
+fn plan_table(title: &str, rows: &[Row]) -> Table {
     let mut table = Table {
         title: title.to_owned(),
         columns: vec![
@@ -136,39 +225,45 @@ fn plan_table(
             Column::right("Trainable"),
             Column::right("Adapter"),
             Column::right("Memory"),
+            Column::right("Disk"),
+            Column::right("Time"),
             Column::left("State"),
         ],
         ..Table::default()
     };
-    for (run, estimate) in runs.iter().zip(estimates) {
+    for row in rows {
         let shown = |text: fn(&Estimate) -> String| {
-            estimate
+            row.estimate
                 .as_ref()
                 .map_or_else(Cell::none, |e| Cell::text(text(e)))
         };
+        let time = row.cost.seconds();
+        let at_most = if row.cost.bound { "< " } else { "" };
         table.rows.push(vec![
-            Cell::text(run.label()),
-            Cell::text(run.short_hash()),
+            Cell::text(row.label.as_str()),
+            Cell::text(&row.hash[..8]),
             shown(|e| thousands(e.trainable_parameters)),
             shown(|e| bytes(e.adapter_bytes)),
             shown(|e| bytes(e.memory.total())),
-            Cell::text(state_word(store, run)),
+            row.disk_bytes()
+                .map_or_else(Cell::none, |n| Cell::text(bytes(n))),
+            time.map_or_else(
+                || Cell::text("unknown"),
+                |t| Cell::text(format!("{at_most}{}", duration(t))),
+            ),
+            Cell::text(state_word(&row.state)),
         ]);
     }
-    let done = runs
-        .iter()
-        .filter(|run| matches!(store.state(run), State::Done(_)))
-        .count();
+    let done = rows.iter().filter(|row| row.done()).count();
     table.notes.push(format!(
         "{} runs: {done} done, {} to do.",
-        runs.len(),
-        runs.len() - done
+        rows.len(),
+        rows.len() - done
     ));
     // The largest run, in parts: what to change where it does not fit.
-    if let Some((run, e)) = runs
+    if let Some((row, e)) = rows
         .iter()
-        .zip(estimates)
-        .filter_map(|(run, e)| Some((run, e.as_ref()?)))
+        .filter_map(|row| Some((row, row.estimate.as_ref()?)))
         .max_by_key(|(_, e)| e.memory.total())
     {
         let parts: Vec<String> = e
@@ -180,12 +275,121 @@ fn plan_table(
             .collect();
         table.notes.push(format!(
             "Memory is an estimate. {}{}: {}.",
-            run.label(),
-            run.train.as_ref().map_or_else(String::new, batch),
+            row.label,
+            row.run.train.as_ref().map_or_else(String::new, batch),
             parts.join(", ")
         ));
     }
     table
+}
+
+/// Time and disk of what is to do, and where the times come from.
+fn totals(context: &Context, named: &Named, rows: &[Row], jobs: usize) -> Vec<String> {
+    let to_do: Vec<&Row> = rows.iter().filter(|row| !row.done()).collect();
+    if to_do.is_empty() {
+        return Vec::new();
+    }
+    let mut notes = Vec::new();
+    let times: Vec<f64> = to_do.iter().filter_map(|row| row.cost.seconds()).collect();
+    let all: f64 = times.iter().sum();
+    let unknown: Vec<&&Row> = to_do
+        .iter()
+        .filter(|row| row.cost.seconds().is_none())
+        .collect();
+    if !times.is_empty() {
+        let mut text = format!("Time to do: {}", duration(all));
+        if jobs > 1 {
+            // The longest run is one worker's, however many there are.
+            let longest = times.iter().copied().fold(0.0, f64::max);
+            let least = longest.max(all / jobs as f64);
+            text.push_str(&format!(
+                ", with --jobs {jobs} at least {} (each as fast as alone)",
+                duration(least)
+            ));
+        }
+        if !unknown.is_empty() {
+            text.push_str(&format!(
+                ", and {} runs whose time is unknown",
+                unknown.len()
+            ));
+        }
+        notes.push(format!("{text}."));
+        let sources: BTreeSet<&String> = to_do.iter().flat_map(|row| &row.cost.sources).collect();
+        let first: Vec<&str> = sources.iter().take(6).map(|s| s.as_str()).collect();
+        let more = match sources.len().saturating_sub(6) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let host = crate::host::host();
+        notes.push(format!(
+            "Times come from what these runs took on this machine ({}, {} cores, {}): {}{more}.",
+            host.cpu,
+            host.cores,
+            context.backend,
+            first.join(", ")
+        ));
+        if to_do
+            .iter()
+            .any(|row| row.cost.bound && row.cost.seconds().is_some())
+        {
+            notes.push(
+                "< is a bound: the tokens of such rows were not measured, so all are taken as the longest allowed.".into(),
+            );
+        }
+    }
+    if let Some(row) = unknown.first() {
+        notes.push(how_to_measure(named, row));
+    }
+    let mut disk = [0; 3];
+    for row in &to_do {
+        if let Some(estimate) = &row.estimate {
+            let (trained, checkpoint) = training_bytes(row.run, estimate);
+            let samples = row.cost.samples_bytes.unwrap_or(0);
+            for (sum, part) in disk.iter_mut().zip([trained, checkpoint, samples]) {
+                *sum += part;
+            }
+        }
+    }
+    let [trained, checkpoints, samples] = disk;
+    let unmeasured = to_do.iter().any(|row| row.cost.samples_bytes.is_none());
+    notes.push(format!(
+        "Disk to do: {}: adapters {}, checkpoints {}, samples {}{}.",
+        bytes(trained + checkpoints + samples),
+        bytes(trained),
+        bytes(checkpoints),
+        bytes(samples),
+        if unmeasured {
+            " where they were measured"
+        } else {
+            ""
+        }
+    ));
+    notes
+}
+
+/// What to do where a time is unknown: a short run of the same kind is enough.
+fn how_to_measure(named: &Named, row: &Row) -> String {
+    let what = match (row.cost.train_seconds, row.cost.evaluate_seconds) {
+        (Some(_), None) if row.run.train.is_some() => "scoring",
+        (None, Some(_)) => "training",
+        _ => "nothing",
+    };
+    let short = match &row.run.train {
+        Some(train) => match train.steps {
+            Some(steps) => format!(" --set train.steps={}", steps.min(train.warmup(steps) + 20)),
+            None => String::new(),
+        },
+        None => String::new(),
+    };
+    let reason = match what {
+        "nothing" => "nothing measured yet for this model, backend and machine".to_owned(),
+        "scoring" => "its training was measured here, its scoring was not".to_owned(),
+        _ => "its scoring was measured here, its training was not".to_owned(),
+    };
+    format!(
+        "unknown: {reason}; to measure: sharelora run {} {}{short}",
+        named.name, row.label
+    )
 }
 
 /// What of a run's training decides its memory, in words.

@@ -1,14 +1,18 @@
 //! `sweep`, `run` and `report`.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Context as _, Result};
 use sharelora_hub::Progress;
+use sharelora_report::Record;
 
 use crate::cli::Named;
-use crate::error::{FAILED, UsageError};
+use crate::error::{FAILED, STOPPED, UsageError};
+use crate::estimate::{bytes, estimate, weight_bytes};
 use crate::experiment::did_you_mean;
 use crate::store::State;
 use crate::sweep::{Folders, Outcome};
-use crate::{Context, Plan, ResolvedRun};
+use crate::{Context, Plan, ResolvedRun, Store, host, interrupt, pool};
 
 /// Does what is not done of an experiment and writes its report.
 ///
@@ -19,56 +23,83 @@ pub fn sweep(
     folders: &Folders,
     named: &Named,
     only: Option<&str>,
+    jobs: NonZeroUsize,
 ) -> Result<u8> {
     let plan = super::load(context, named)?;
     let runs = select(&plan.runs, only)?;
     if !context.quiet {
-        super::plan(context, folders, named, only, false)?;
+        super::plan(context, folders, named, only, jobs.get(), false)?;
     }
-    let outcome = do_runs(context, folders, &runs)?;
-    if outcome == Outcome::default() {
-        return Ok(0);
+    sweep_runs(context, folders, named, &plan, &runs, jobs)
+}
+
+/// Does `runs` of `plan`, `jobs` at a time, and writes the report.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_runs(
+    context: &Context,
+    folders: &Folders,
+    named: &Named,
+    plan: &Plan,
+    runs: &[&ResolvedRun],
+    jobs: NonZeroUsize,
+) -> Result<u8> {
+    let outcome = do_runs(context, folders, runs, jobs)?;
+    if outcome == Outcome::default() || !outcome.stopped.is_empty() {
+        return Ok(ended(&outcome));
     }
-    write_report(&plan, folders, named)?;
+    write_report(plan, folders, named)?;
     Ok(ended(&outcome))
 }
 
-/// Does one run, by its whole label.
+/// Does runs in the order of their labels, each label whole.
 ///
 /// # Errors
 /// As [`sweep`], and a label that no run has.
-pub fn run(context: &Context, folders: &Folders, named: &Named, label: &str) -> Result<u8> {
+pub fn run(context: &Context, folders: &Folders, named: &Named, labels: &[String]) -> Result<u8> {
     let plan = super::load(context, named)?;
-    let labels: Vec<String> = plan.runs.iter().map(ResolvedRun::label).collect();
-    let Some(run) = plan.runs.iter().find(|r| r.label() == label) else {
-        let near = did_you_mean(label, labels.iter().map(String::as_str));
-        return Err(UsageError(format!(
-            "{}: no run `{label}`{near}: choices: {}",
-            plan.experiment.file,
-            labels.join(", ")
-        ))
-        .into());
-    };
-    let outcome = do_runs(context, folders, &[run])?;
-    let store = folders.store();
-    if let State::Done(record) = store.state(run) {
-        super::print(&format!("{}: {}", record.run, record.status.name()))?;
-        for (name, metric) in &record.metrics {
-            let error = metric
-                .stderr
-                .map(|e| format!(" ± {e:.4}"))
-                .unwrap_or_default();
-            super::print(&format!(
-                "  {name} {:.4}{error} (n = {})",
-                metric.value, metric.n
-            ))?;
-        }
-        if let Some(loss) = record.held_out_loss {
-            super::print(&format!("  held-out loss {loss:.4}"))?;
-        }
+    let known: Vec<String> = plan.runs.iter().map(ResolvedRun::label).collect();
+    let mut runs = Vec::new();
+    for label in labels {
+        let Some(i) = known.iter().position(|k| k == label) else {
+            let near = did_you_mean(label, known.iter().map(String::as_str));
+            return Err(UsageError(format!(
+                "{}: no run `{label}`{near}: choices: {}",
+                plan.experiment.file,
+                known.join(", ")
+            ))
+            .into());
+        };
+        runs.push(&plan.runs[i]);
     }
-    super::print(&store.run_dir(run).display().to_string())?;
+    let outcome = do_runs(context, folders, &runs, NonZeroUsize::MIN)?;
+    let store = folders.store();
+    for run in runs {
+        if let State::Done(record) = store.state(run) {
+            tell_record(&record)?;
+        }
+        super::print(&store.run_dir(run).display().to_string())?;
+    }
     Ok(ended(&outcome))
+}
+
+fn tell_record(record: &Record) -> Result<()> {
+    super::print(&format!("{}: {}", record.run, record.status.name()))?;
+    for (name, metric) in &record.metrics {
+        let error = metric
+            .stderr
+            .map(|e| format!(" ± {e:.4}"))
+            .unwrap_or_default();
+        super::print(&format!(
+            "  {name} {:.4}{error} (n = {})",
+            metric.value, metric.n
+        ))?;
+    }
+    if let Some(loss) = record.held_out_loss {
+        super::print(&format!("  held-out loss {loss:.4}"))?;
+    }
+    Ok(())
 }
 
 /// Writes the report of an experiment from what is stored.
@@ -112,29 +143,63 @@ pub fn select<'a>(runs: &'a [ResolvedRun], only: Option<&str>) -> Result<Vec<&'a
     Ok(kept)
 }
 
-fn do_runs(context: &Context, folders: &Folders, runs: &[&ResolvedRun]) -> Result<Outcome> {
+fn do_runs(
+    context: &Context,
+    folders: &Folders,
+    runs: &[&ResolvedRun],
+    jobs: NonZeroUsize,
+) -> Result<Outcome> {
     let store = folders.store();
+    let needs = at_once(prepare(context, &store, runs)?, jobs.get());
+    let free = host::meminfo("MemAvailable");
+    if jobs.get() > 1 && free > 0 && needs > free {
+        eprintln!(
+            "{jobs} runs at a time may need up to {} of memory, and {} are free; bases mapped from one file count once",
+            bytes(needs),
+            bytes(free)
+        );
+    }
+    interrupt::listen().context("signals cannot be watched for")?;
+    match jobs.get() {
+        1 => crate::sweep::sweep(context, &store, runs),
+        jobs => pool::sweep(context, folders, runs, jobs),
+    }
+}
+
+/// Everything that is missing, or an adapter that does not fit, is missed before the first step, not after hours of it. Gives the memory that
+/// each run to do may need.
+pub(super) fn prepare(context: &Context, store: &Store, runs: &[&ResolvedRun]) -> Result<Vec<u64>> {
+    let others = store.folders();
     let to_do: Vec<&ResolvedRun> = runs
         .iter()
         .copied()
         .filter(|run| !matches!(store.state(run), State::Done(_)))
+        .filter(|run| store.done_elsewhere(run, &others).is_none())
         .collect();
-    // Everything that is missing, or an adapter that does not fit, is missed before the first step, not after hours of it.
     super::fetch_all(context, &to_do)?;
+    let mut needs = Vec::new();
     for run in &to_do {
         let config = crate::base::config(&run.model, &context.hub, Progress::Quiet)?;
-        crate::estimate::estimate(run, &config, None)
-            .with_context(|| format!("run {}", run.label()))?;
+        let weights = weight_bytes(&run.model, &context.hub);
+        let estimate =
+            estimate(run, &config, weights).with_context(|| format!("run {}", run.label()))?;
+        needs.push(estimate.memory.total());
     }
-    crate::sweep::sweep(context, &store, runs)
+    Ok(needs)
 }
 
-fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
+/// The most that so many runs need together.
+fn at_once(mut needs: Vec<u64>, jobs: usize) -> u64 {
+    needs.sort_unstable_by_key(|need| std::cmp::Reverse(*need));
+    needs.iter().take(jobs).sum()
+}
+
+pub(super) fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
     let mut command = format!("sharelora sweep {}", named.name);
     for set in &named.sets {
         command.push_str(&format!(" --set '{}'", set.replace('\'', r"'\''")));
     }
-    let written = crate::sweep::report(plan, folders, &command)?;
+    let written = crate::report::report(plan, folders, &command)?;
     super::print(&written.table)?;
     super::print(&format!("report: {}", written.paths.report.display()))?;
     super::print(&format!("page: {}", written.paths.page.display()))?;
@@ -145,7 +210,7 @@ fn write_report(plan: &Plan, folders: &Folders, named: &Named) -> Result<()> {
 }
 
 /// Tells what needs attention, and gives the exit code.
-fn ended(outcome: &Outcome) -> u8 {
+pub(super) fn ended(outcome: &Outcome) -> u8 {
     let tell = |what: &str, labels: &[String]| {
         if !labels.is_empty() {
             eprintln!("{what}: {}", labels.join(", "));
@@ -154,5 +219,10 @@ fn ended(outcome: &Outcome) -> u8 {
     tell("diverged", &outcome.diverged);
     tell("in use by another process", &outcome.busy);
     tell("failed (the same command tries again)", &outcome.failed);
-    if outcome.failed.is_empty() { 0 } else { FAILED }
+    tell("stopped; the same command goes on with", &outcome.stopped);
+    match outcome {
+        outcome if !outcome.stopped.is_empty() => STOPPED,
+        outcome if !outcome.failed.is_empty() => FAILED,
+        _ => 0,
+    }
 }

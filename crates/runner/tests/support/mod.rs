@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
@@ -211,11 +212,15 @@ pub fn output(command: &mut Command) -> Output {
 pub fn run_dirs(experiment: &Path) -> BTreeMap<String, PathBuf> {
     std::fs::read_dir(experiment)
         .unwrap()
-        .map(|entry| {
+        .filter_map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            // What belongs to the sweep and to no run is hidden.
+            if name.starts_with('.') {
+                return None;
+            }
             let (label, _hash) = name.rsplit_once('-').unwrap();
-            (label.to_owned(), path)
+            Some((label.to_owned(), path))
         })
         .collect()
 }
@@ -314,4 +319,79 @@ pub fn leftovers(dir: &Path) -> Vec<PathBuf> {
         name.starts_with('.') || name.ends_with(".partial")
     };
     files(dir).into_keys().filter(partial).collect()
+}
+
+/// Time that a child may take before something is wrong.
+pub const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Looks every few milliseconds until `found` gives something.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Lines of the `steps.jsonl` of all runs of an experiment.
+pub fn lines(experiment: &Path) -> usize {
+    let runs = std::fs::read_dir(experiment)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lines = |run: std::fs::DirEntry| {
+        let steps = std::fs::read(run.path().join("steps.jsonl")).unwrap_or_default();
+        steps.iter().filter(|b| **b == b'\n').count()
+    };
+    runs.map(lines).sum()
+}
+
+/// The child processes of a process, by `/proc`.
+pub fn children(parent: u32) -> Vec<u32> {
+    let of_parent = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name, in parentheses, may hold anything; behind it stand the state and the parent.
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .map_or(vec![], |(_, rest)| rest.split_whitespace().collect());
+        matches!(fields[..], [state, of, ..] if state != "Z" && of == parent.to_string())
+    };
+    let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(of_parent).collect()
+}
+
+/// `kill -s SIGNAL TARGET`; a target below 0 is a process group.
+pub fn signal(signal: &str, target: i64) {
+    let command = format!("kill -s {signal} -- {target}");
+    let status = Command::new("sh")
+        .args(["-c", &command])
+        .stderr(Stdio::null())
+        .status();
+    status.unwrap();
+}
+
+/// Starts a command in a process group of its own, as a shell does, and reads what it says.
+pub fn start(command: &mut Command) -> Child {
+    use std::os::unix::process::CommandExt;
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for the end of what [`start`] gave.
+pub fn ended(child: Child) -> Output {
+    let output = child.wait_with_output().unwrap();
+    Output {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }
