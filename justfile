@@ -64,6 +64,22 @@ doctor:
 score *ARGS:
     cargo run --release -- score "$@"
 
+# Make all reports, the paper's tables and figures and the front page from stored results; `--dry-run` plans the paper's experiments
+paper *ARGS:
+    cargo run --release -- paper "$@"
+
+# Fail where a committed report does not follow from its results, naming the file
+check-reports:
+    cargo run --release -- paper --check
+
+# Compare two runs or two sweeps: `just compare EXPERIMENT/lora EXPERIMENT/share_a`
+compare *ARGS:
+    cargo run --release -- compare "$@"
+
+# Write TensorBoard event files from stored steps
+tensorboard *ARGS:
+    cargo run --release -- tensorboard "$@"
+
 # Singular values and principal angles of adapters: `just spectrum EXPERIMENT/LABEL...`
 spectrum *ARGS:
     cargo run --release -- spectrum "$@"

@@ -276,14 +276,6 @@ fn difference(study: &Study, of: &Measured) -> Result<Option<Difference>> {
     let Some(row) = study.row(&of.method, &of.axes)? else {
         return Ok(None);
     };
-    if !study.comparison.metrics.contains(&of.metric) {
-        let choices = study.comparison.metrics.join(", ");
-        let text = format!(
-            "{} has no metric `{}`: choices: {choices}",
-            of.experiment, of.metric
-        );
-        return Err(Error::Spec(text));
-    }
     let found = study.comparison.against(&of.metric, row);
     Ok(found.map(|(_, difference)| Difference {
         value: 100.0 * difference.value,

@@ -20,7 +20,11 @@ struct Point {
 }
 
 /// What the three panels of a row count.
-const ALONG: [&str; 3] = ["Optimizer step", "Training tokens", "Seconds of training"];
+const ALONG: [(&str, &str); 3] = [
+    ("By steps", "Optimizer step"),
+    ("By tokens", "Training tokens"),
+    ("By time", "Seconds of training"),
+];
 
 /// A row of three panels for each value of the other axes; `None` unless a run has two evaluations behind its first step. The held-out loss, or
 /// else the score that chooses the best step. What was measured before training is left out: it would flatten all the rest.
@@ -129,8 +133,11 @@ fn panel(place: usize, setting: &str, losses: bool, curves: &[&(&Run, Vec<Point>
     }
     let last = xs.into_iter().fold(1.0, f64::max);
     Panel {
-        title: setting.to_owned(),
-        x_label: ALONG[place].into(),
+        title: match setting {
+            "" => ALONG[place].0.to_owned(),
+            setting => setting.to_owned(),
+        },
+        x_label: ALONG[place].1.into(),
         y_label: if losses {
             "Held-out loss"
         } else {
