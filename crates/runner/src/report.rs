@@ -12,11 +12,7 @@ use crate::error::AbsentError;
 use crate::plan::RESULT_VERSION;
 use crate::store::State;
 use crate::sweep::Folders;
-<<<<<<< HEAD
 use crate::{Plan, ResolvedRun, Store, held_out};
-=======
-use crate::{Plan, Store, held_out};
->>>>>>> 1a6864feb558b024e46ea4e4764e4218d8d93d8a
 
 /// A report and the table that it opens with.
 pub struct Written {
@@ -106,17 +102,12 @@ pub fn stored(plan: &Plan, store: &Store) -> Result<Option<Stored>> {
         return Ok(None);
     }
     let mut runs = sharelora_report::read_experiment(&results)?;
-<<<<<<< HEAD
     runs.par_iter_mut().try_for_each(|run| {
         match plan.runs.iter().find(|p| p.folder() == folder_of(run)) {
             Some(planned) => resample_corpora(run, planned),
             None => Ok(()),
         }
     })?;
-=======
-    runs.par_iter_mut()
-        .try_for_each(|run| resample_corpora(run, plan))?;
->>>>>>> 1a6864feb558b024e46ea4e4764e4218d8d93d8a
     Ok(Some(Stored {
         runs,
         results,
@@ -124,11 +115,7 @@ pub fn stored(plan: &Plan, store: &Store) -> Result<Option<Stored>> {
     }))
 }
 
-<<<<<<< HEAD
-fn nothing_stored(plan: &Plan, store: &Store) -> crate::error::AbsentError {
-=======
 fn nothing_stored(plan: &Plan, store: &Store) -> AbsentError {
->>>>>>> 1a6864feb558b024e46ea4e4764e4218d8d93d8a
     let experiment = &plan.experiment;
     let dir = store.experiment_dir(&experiment.name);
     let others = std::fs::read_dir(&dir).map_or(0, |entries| {
@@ -144,11 +131,7 @@ fn nothing_stored(plan: &Plan, store: &Store) -> AbsentError {
              runs of another result version than {RESULT_VERSION} are done again)"
         )
     };
-<<<<<<< HEAD
-    crate::error::AbsentError(format!(
-=======
     AbsentError(format!(
->>>>>>> 1a6864feb558b024e46ea4e4764e4218d8d93d8a
         "{}: no run of this plan has a record{hint}; next: sharelora sweep {}",
         dir.display(),
         experiment.name
@@ -156,17 +139,10 @@ fn nothing_stored(plan: &Plan, store: &Store) -> AbsentError {
 }
 
 /// Scores of whole corpora, as BLEU and Matthews's coefficient, over resamples of the questions: for intervals and paired tests.
-<<<<<<< HEAD
 ///
 /// # Errors
 /// A samples file cannot be read, or a task does not exist.
 pub fn resample_corpora(run: &mut Run, planned: &ResolvedRun) -> Result<()> {
-=======
-fn resample_corpora(run: &mut Run, plan: &Plan) -> Result<()> {
-    let Some(planned) = plan.runs.iter().find(|p| p.folder() == folder_of(run)) else {
-        return Ok(());
-    };
->>>>>>> 1a6864feb558b024e46ea4e4764e4218d8d93d8a
     let files = sharelora_report::samples::files(&run.dir)?;
     for spec in &planned.evaluate {
         let task = task(&spec.task, &spec.options)?;
