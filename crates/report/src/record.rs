@@ -153,7 +153,7 @@ pub struct Step {
     pub learning_rate: f64,
     /// Norm of the gradient before clipping.
     pub grad_norm: Option<f64>,
-    /// Tokens of this step's batch.
+    /// Tokens trained on so far.
     pub tokens: u64,
     /// Speed of this step.
     #[serde(deserialize_with = "number_or_nan")]
