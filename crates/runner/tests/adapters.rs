@@ -268,7 +268,7 @@ proptest! {
         let expected = loss(&Learner::new(merged, None), &rows);
         let base = loss(&Learner::new(model, None), &rows);
         prop_assert!((found - expected).abs() < 2e-5, "{} {}", found, expected);
-        prop_assert!((found - base).abs() > 2e-4, "an adapter that changes nothing agrees with anything");
+        prop_assert!((found - base).abs() > 4e-5, "an adapter that changes nothing agrees with anything");
     }
 }
 
