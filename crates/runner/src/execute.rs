@@ -95,7 +95,7 @@ pub fn execute(
         .data
         .insert("tokenizer".into(), encoder.hash().into());
     // What cannot be asked should be known before anything is trained.
-    let held_out = held_out_rows(run, &encoder, context)?;
+    let held_out = held_out_rows(run, &config, &encoder, context)?;
     let evaluations = evaluations(run, &config, context, &mut record)?;
     lap(&mut record, "load");
 
@@ -293,9 +293,10 @@ fn evaluations<'a>(
 /// The rows whose loss the run's evaluations measure.
 ///
 /// # Errors
-/// As [`held_out::rows`].
+/// As [`held_out::rows`], and rows that learned positions do not reach.
 fn held_out_rows<'a>(
     run: &'a ResolvedRun,
+    config: &ModelConfig,
     encoder: &Encoder,
     context: &Context,
 ) -> Result<Vec<(&'a EvaluateSpec, HeldOut)>> {
@@ -306,6 +307,13 @@ fn held_out_rows<'a>(
     asked
         .map(|(spec, loss)| {
             let task = task(&spec.task, &spec.options)?;
+            let (length, positions) = (loss.max_source + loss.max_target, config.max_positions());
+            if data::has_last_position(config) && length > positions {
+                bail!(
+                    "`evaluate.loss` of `{}`: max_source + max_target = {length}: the model has {positions} positions",
+                    spec.task
+                );
+            }
             Ok((spec, held_out::rows(task.as_ref(), loss, encoder, context)?))
         })
         .collect()

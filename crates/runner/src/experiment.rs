@@ -523,6 +523,9 @@ pub struct Override {
     pub set: Map<String, Value>,
 }
 
+/// The sections that an override can write into.
+const OVERRIDDEN: [&str; 4] = ["model", "adapter", "train", "evaluate"];
+
 /// The file as a whole; sections stay JSON until a run's axes have been written into them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -620,9 +623,21 @@ impl Experiment {
             document: Value::Null,
         };
         for value in &head.overrides {
-            experiment
-                .overrides
-                .push(read_section(file, "[[override]]", value)?);
+            let rule: Override = read_section(file, "[[override]]", value)?;
+            // A key of another section would be written and never read.
+            for (key, _) in flatten_axes(rule.set.clone()) {
+                let section = key.split('.').next().unwrap_or_default();
+                if !OVERRIDDEN.contains(&section) {
+                    return Err(ExperimentError::UnknownKey {
+                        file: file.into(),
+                        section: "[[override]] set:".into(),
+                        near: did_you_mean(section, OVERRIDDEN.into_iter()),
+                        choices: format!("dotted keys of {}", OVERRIDDEN.join(", ")),
+                        key,
+                    });
+                }
+            }
+            experiment.overrides.push(rule);
         }
         experiment.document = document;
         experiment.axes = experiment.read_axes(head.axes)?;
@@ -1304,6 +1319,14 @@ pub(crate) mod tests {
             .unwrap_err()
             .to_string();
         assert!(lost.contains("did you mean `base`?"), "{lost}");
+    }
+
+    /// What no section reads must not be written in silence.
+    #[test]
+    fn an_override_writes_into_sections_alone() {
+        let rule =
+            "[[override]]\nwhen = { method = \"lora\" }\nset = { \"trian.steps\" = 2 }\n[axes]";
+        insta::assert_snapshot!(message("[axes]", rule), @"experiments/x.toml: [[override]] set: unknown key `trian.steps` (did you mean `train`?): choices: dotted keys of model, adapter, train, evaluate");
     }
 
     /// The keys of an override are dotted themselves: quoted, they are one part of a longer key.

@@ -546,12 +546,12 @@ impl<'a> Point<'a> {
         let train = (method != Method::Base).then_some(train);
         if let Some(train) = &train
             && train.best_by == BestBy::Metric
-            && evaluate.is_empty()
+            && evaluate.first().is_none_or(|first| first.loss.is_some())
         {
             return Err(experiment.value_error(
                 "[train]",
                 "best_by",
-                "`metric` is that of the first [[evaluate]], and there is none".into(),
+                "`metric` is that of the first [[evaluate]], and there is none, or it measures a loss".into(),
             ));
         }
         if train.is_none() {
