@@ -72,7 +72,7 @@ pub struct ResolvedRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
-    /// Its folder beside this run's.
+    /// Its folder beside this run's. Not hashed.
     pub folder: String,
     /// Its hash.
     pub hash: String,
@@ -131,6 +131,10 @@ impl ResolvedRun {
                 // A name for tables, and a check: the sources decide.
                 model.remove("name");
                 model.remove("sha256");
+            }
+            if let Some(Value::Object(origin)) = map.get_mut("init_from") {
+                // It has the label in it, which another axis changes.
+                origin.remove("folder");
             }
         }
         hex(&Sha256::digest(canonical(&value).as_bytes()))
