@@ -51,6 +51,14 @@ pub enum Error {
         /// The cause.
         source: polars::error::PolarsError,
     },
+    /// A query of SQL is wrong.
+    #[error("SQL: {message}{}", list(columns))]
+    Query {
+        /// What is wrong.
+        message: String,
+        /// The tables that it names, with their columns.
+        columns: Vec<(String, Vec<String>)>,
+    },
     /// A figure could not be drawn.
     #[error("cannot draw {}: {message}", path.display())]
     Figure {
@@ -59,6 +67,13 @@ pub enum Error {
         /// What the plotting library says.
         message: String,
     },
+}
+
+fn list(columns: &[(String, Vec<String>)]) -> String {
+    let lines = columns
+        .iter()
+        .map(|(table, columns)| format!("\n  columns of {table}: {}", columns.join(", ")));
+    lines.collect()
 }
 
 /// `Result` with this crate's [`Error`].

@@ -23,6 +23,7 @@ pub mod method_comparison;
 pub mod number;
 pub mod page;
 pub mod pairs;
+pub mod query;
 pub mod record;
 pub mod report;
 pub mod samples;
