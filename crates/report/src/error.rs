@@ -54,6 +54,14 @@ pub enum Error {
     /// A description of a table, a claim or the front page asks for what cannot be.
     #[error("{0}")]
     Spec(String),
+    /// A query of SQL is wrong.
+    #[error("SQL: {message}{}", list(columns))]
+    Query {
+        /// What is wrong.
+        message: String,
+        /// The tables that it names, with their columns.
+        columns: Vec<(String, Vec<String>)>,
+    },
     /// A figure could not be drawn.
     #[error("cannot draw {}: {message}", path.display())]
     Figure {
@@ -62,6 +70,13 @@ pub enum Error {
         /// What the plotting library says.
         message: String,
     },
+}
+
+fn list(columns: &[(String, Vec<String>)]) -> String {
+    let lines = columns
+        .iter()
+        .map(|(table, columns)| format!("\n  columns of {table}: {}", columns.join(", ")));
+    lines.collect()
 }
 
 /// `Result` with this crate's [`Error`].

@@ -28,6 +28,7 @@ pub mod page;
 pub mod pairs;
 pub mod paper;
 pub mod parquet;
+pub mod query;
 pub mod record;
 pub mod report;
 pub mod samples;

@@ -170,7 +170,11 @@ pub fn read_samples(path: &Path) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-fn each_line<T: for<'a> Deserialize<'a>>(path: &Path, mut each: impl FnMut(T)) -> Result<()> {
+/// Gives every line to `each`; only what `T` has is kept of it.
+pub(crate) fn each_line<T: for<'a> Deserialize<'a>>(
+    path: &Path,
+    mut each: impl FnMut(T),
+) -> Result<()> {
     each_bytes(path, |line| {
         each(serde_json::from_slice(line)?);
         Ok(true)

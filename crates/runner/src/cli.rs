@@ -22,6 +22,17 @@ const EXIT_CODES: &str = "Exit codes:
   3  something is neither on this machine nor to be had: a file, the network, Python
   130  stopped by Ctrl-C: the same command goes on";
 
+const QUERY_EXAMPLES: &str = "Example:
+  sharelora query 'SELECT method, AVG(held_out_loss) AS loss FROM records GROUP BY method ORDER BY loss'
+
+Tables: records (a row a run), steps (a row a step), samples (a row a grade of an answer).
+Names with other signs than letters, digits and _ stand in double quotes. Without ORDER BY rows may come in any order.
+
+  sharelora query 'SELECT run, \"metric:gsm8k/exact_match_flexible\" AS score FROM records ORDER BY score DESC LIMIT 5'
+  sharelora query 'SELECT run, MAX(step) AS steps, MIN(loss) AS loss FROM steps GROUP BY run ORDER BY loss' --csv
+  sharelora query \"SELECT method, AVG(value) AS correct FROM samples WHERE grade = 'correct' GROUP BY method ORDER BY method\"
+  sharelora query 'SELECT * FROM steps' --parquet steps.parquet";
+
 /// Trains, evaluates and compares LoRA and its shared forms (ShareA, ShareB, ShareAB; ShareLoRA, arXiv 2406.10785).
 #[derive(Debug, Parser)]
 #[command(name = "sharelora", version, after_help = EXIT_CODES, max_term_width = 100)]
@@ -273,6 +284,9 @@ enum Command {
         after_help = "Example:\n  sharelora compare smollm2-gsm8k/lora smollm2-gsm8k/share_a --samples 3"
     )]
     Compare(commands::Compare),
+    /// Ask all stored results by SQL
+    #[command(after_help = QUERY_EXAMPLES)]
+    Query(commands::Query),
     /// Write TensorBoard event files from stored steps
     #[command(
         after_help = "Example:\n  sharelora tensorboard quickstart --follow\n  tensorboard --logdir results/quickstart"
@@ -497,6 +511,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
             let (context, folders) = results(common)?;
             commands::compare(&context, &folders, &options)
         }
+        Command::Query(options) => commands::query(&results(common)?.1, &options),
         Command::Tensorboard(options) => {
             let (context, folders) = results(common)?;
             commands::tensorboard(&context, &folders, &options)

@@ -88,6 +88,13 @@ pub fn find(folders: &Folders, name: &str, stage: Stage) -> Result<Stored> {
     Ok(newest(found))
 }
 
+/// The folders of all runs of all experiments that have a record.
+pub fn all(folders: &Folders) -> Vec<PathBuf> {
+    let experiments = subfolders(&folders.results);
+    let runs = experiments.iter().flat_map(|dir| subfolders(dir));
+    runs.filter(|dir| Stage::Ended.reached(dir)).collect()
+}
+
 /// The label in the name of a run's folder, `LABEL-HASH8`.
 pub fn label(dir: &Path) -> String {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();

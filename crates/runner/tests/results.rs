@@ -87,6 +87,35 @@ fn runs_are_compared() {
     );
 }
 
+/// One query, each way to write its answer; a wrong one is a wrong argument.
+#[test]
+fn results_are_asked() {
+    let folder = folder();
+    let sql = "SELECT run, held_out_loss FROM records ORDER BY held_out_loss LIMIT 1";
+    let ask = |more: &[&str]| out(&sharelora(folder.path(), &[&["query", sql], more].concat()));
+    assert_eq!(ask(&["--csv"]), "run,held_out_loss\nlora-seed0,1.5\n");
+    let found: Value = serde_json::from_str(&ask(&["--json"])).unwrap();
+    assert_eq!(found[0]["held_out_loss"], 1.5);
+    assert!(
+        ask(&[]).contains("lora-seed0            1.5"),
+        "{}",
+        ask(&[])
+    );
+    ask(&["--parquet", "found.parquet"]);
+    assert!(folder.path().join("found.parquet").is_file());
+
+    let wrong = sharelora(folder.path(), &["query", "SELECT metod FROM records"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let text = err(&wrong);
+    for part in [
+        "did you mean `method`",
+        "columns of records: experiment, run",
+        "\"metric:gsm8k/exact_match_strict\"",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
 /// Event files lie beside the run, or below `--out` under the run's name; the second time nothing is new.
 #[test]
 fn event_files_are_written() {
