@@ -1176,6 +1176,9 @@ pub(crate) mod tests {
         assert!(refused(&typo, &[]).contains("[train] unknown key `stpes`"));
         let best = [
             "train.best_by=metric",
+            "train.keep_best=true",
+            "train.evaluate_every=2",
+            "train.held_out=4",
             "evaluate=[{ task = \"pocket\", loss = { held_out = 4 } }]",
         ];
         assert!(
