@@ -1,4 +1,12 @@
 //! The matrices of an adapter, and their application at a site by activations.
+//!
+//! Adapters usually sit in the layers they adapt, as modules around `Linear`; sharing is then the same parameter in several modules. In burn
+//! a cloned parameter is another parameter: gradients would sum, and the optimizer would update one copy. Here a shared matrix is one tensor
+//! that several sites read, files keep it once, and the base never contains an adapter. PEFT has no aliases in its files: there the
+//! matrix is written once per layer, and reading finds the sharing again by comparing values.
+//!
+//! Initial values and dropout masks are drawn on the host, from ChaCha streams named by seed, purpose, place and pass. They depend neither
+//! on the backend nor on which other matrices exist: ShareA starts from LoRA's values of layer 0.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,8 @@
 //! The frozen base of any architecture. It never contains an adapter: the forward pass takes one.
+//!
+//! A model is a configuration and a flat list of weights in the configuration's order. An architecture is a file of plain functions, embed,
+//! block, final norm, that read weights by their place in that list; loading, saving, full fine-tuning and counting walk the list and know
+//! no architecture. GPT-2's fused `c_attn` is kept as its three parts: an adapter of the whole is three updates with one A.
 
 use std::ops::Range;
 use std::sync::Arc;

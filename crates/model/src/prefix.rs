@@ -1,4 +1,8 @@
 //! Which texts to compute behind a beginning that they share, so that it is computed once.
+//!
+//! The texts of an evaluation are cut into groups so that the fewest tokens are computed. A group's beginning goes through the model once,
+//! its keys and values are copied to the rows of a cache, and each batch rewinds the rows to it. So no task plans batches, and none knows
+//! that others are asked.
 
 /// Texts with a common beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,7 @@
 //! Which examples make up each micro-batch.
+//!
+//! Any batch can be asked for by its number, so a resumed run needs no generator's state. Under a token budget epochs differ in their
+//! number of micro-batches, so they are counted through from the first.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

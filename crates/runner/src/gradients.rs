@@ -1,4 +1,7 @@
 //! The gradient of one effective batch with respect to what is trained.
+//!
+//! The loss is a mean over tokens: gradients are summed and divided by the labelled tokens of the whole effective batch, however it is cut
+//! into micro-batches. Averaging means of micro-batches would weigh short answers more.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use sharelora_adapters::{Bank, Dropout, Matrix};

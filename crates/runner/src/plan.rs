@@ -1,4 +1,10 @@
 //! From an experiment to its runs: axes multiplied, overrides written, each run with a label and a content hash.
+//!
+//! The experiment file is one JSON document into which `--set`, axes and overrides write by dotted key; sections are read from it
+//! afterwards, unknown keys denied. What does not matter to a method is neither kept nor hashed. `RESULT_VERSION` is raised when the
+//! program computes something else from the same settings; the crate's version is not hashed, since most releases change no result. A
+//! key that is added later is left out of files where it has its default, so that earlier runs keep their hashes.
+//! What the points of a sweep have in common is found once: planning is linear (`bench plan`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;

@@ -1,4 +1,9 @@
 //! Cross-entropy that computes logits only where there is a label, some at a time, and takes the gradient in the forward pass.
+//!
+//! With a vocabulary of 49,152 the logits and their copies under autodiff would be the largest tensors of a step. The head is frozen, so
+//! the gradient with respect to the hidden states, `(softmax(h W^T) - onehot) W`, has a closed form; it is taken while the logits of a
+//! tile exist, as in flash attention. Autodiff starts from the scalar `<h, gradient>`, whose gradient is the loss's and whose value means
+//! nothing. A head that is trained (full fine-tuning) takes the plain path through autodiff.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use sharelora_kernels::matrix::Matrix;
