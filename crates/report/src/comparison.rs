@@ -23,6 +23,8 @@ pub struct Row {
     pub trainable_parameters: u64,
     /// Held-out loss after training, finished runs only.
     pub held_out_loss: Option<Estimate>,
+    /// Which rows that loss is of: losses of other rows are not compared.
+    pub held_out_rows: String,
     /// Mean held-out loss before training.
     pub held_out_loss_before: Option<f64>,
     /// Headline metrics, finished runs only.
@@ -168,7 +170,11 @@ pub fn judge(estimates: &[Option<&Estimate>], pairs: &Pairs, lower_is_better: bo
     };
     for (place, &(better, _)) in ranked.iter().enumerate() {
         for &(worse, _) in ranked.iter().skip(place + 1) {
-            match pairs.difference(better, worse).as_ref().and_then(differs) {
+            // Without a difference they are not to be compared.
+            let Some(difference) = pairs.difference(better, worse) else {
+                continue;
+            };
+            match differs(&difference) {
                 Some(true) => verdict.pairs.push((better, worse)),
                 Some(false) => {}
                 None => verdict.judged = false,
@@ -309,6 +315,7 @@ pub(crate) fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
         axes: values,
         trainable_parameters: first.trainable_parameters,
         held_out_loss: statistics::loss(&finite(|record| record.held_out_loss)),
+        held_out_rows: held_out_rows(first),
         held_out_loss_before: statistics::mean(&finite(|record| record.held_out_loss_before)),
         metrics: BTreeMap::new(),
         tokens_per_second: statistics::mean(&finite(|record| record.tokens_per_second)),
@@ -317,14 +324,23 @@ pub(crate) fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
     })
 }
 
+/// What decides the rows that a run holds out.
+fn held_out_rows(record: &Record) -> String {
+    let train = &record.config["train"];
+    let keys = ["task", "task_options", "held_out", "rows"];
+    let parts = keys.map(|key| train[key].to_string());
+    parts.join(" ")
+}
+
 impl Comparison {
     fn losses(&self) -> Vec<Option<&Estimate>> {
         self.rows.iter().map(|r| r.held_out_loss.as_ref()).collect()
     }
 
-    /// The differences between rows in held-out loss.
+    /// The differences in held-out loss between rows that hold out the same rows of data.
     pub fn loss_pairs(&self) -> Pairs {
-        Pairs::unpaired(&self.losses())
+        let same = |a: usize, b: usize| self.rows[a].held_out_rows == self.rows[b].held_out_rows;
+        Pairs::unpaired(&self.losses(), same)
     }
 
     /// What the intervals say about the held-out loss.

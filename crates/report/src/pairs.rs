@@ -66,9 +66,13 @@ impl Pairs {
         with_reference.filter(|(_, d)| d.p.is_some()).count()
     }
 
-    /// All pairs of estimates, taken as independent.
-    pub fn unpaired(estimates: &[Option<&Estimate>]) -> Self {
-        let differences = pairs(estimates.len()).filter_map(|(a, b)| {
+    /// All pairs of estimates that are `comparable`, taken as independent.
+    pub fn unpaired(
+        estimates: &[Option<&Estimate>],
+        comparable: impl Fn(usize, usize) -> bool,
+    ) -> Self {
+        let all = pairs(estimates.len()).filter(|(a, b)| comparable(*a, *b));
+        let differences = all.filter_map(|(a, b)| {
             let difference = unpaired(estimates[a]?, estimates[b]?);
             Some(((a, b), difference))
         });

@@ -229,10 +229,13 @@ fn results(runs: &[Run], comparison: &Comparison, spec: &ReportSpec) -> Vec<Bloc
     blocks
 }
 
-/// The distinct values of a field, in order of the runs.
-fn distinct(records: &[&Record], value: impl Fn(&Record) -> Option<Text>) -> Vec<Text> {
+/// The distinct values of a field, or of the parts of one, in order of the runs.
+fn distinct<T: IntoIterator<Item = Text>>(
+    records: &[&Record],
+    values: impl Fn(&Record) -> T,
+) -> Vec<Text> {
     let mut seen = Vec::new();
-    for text in records.iter().filter_map(|record| value(record)) {
+    for text in records.iter().flat_map(|record| values(record)) {
         if !seen.contains(&text) {
             seen.push(text);
         }
@@ -249,7 +252,9 @@ fn evaluations(records: &[&Record]) -> Vec<Text> {
                 continue;
             };
             let of_task = record.metrics.iter();
-            let of_task = of_task.filter(|(key, _)| key.split('/').next() == Some(name));
+            // `evaluate TASK-loss` measures `TASK/held_out_loss`.
+            let task = name.strip_suffix("-loss").unwrap_or(name);
+            let of_task = of_task.filter(|(key, _)| key.split('/').next() == Some(task));
             let questions = of_task.map(|(_, metric)| metric.n).max().unwrap_or(0);
             all.entry(name).or_default().push((*seconds, questions));
         }
@@ -290,12 +295,10 @@ fn what_ran(records: &[&Record]) -> Vec<Text> {
         "Data",
         distinct(records, |r| {
             let data = r.data.iter();
-            listed(
-                data.map(|(name, hash)| {
-                    Text::from(format!("{name} ")).then(Text::code(brief(hash)))
-                })
-                .collect(),
-            )
+            let one = |(name, hash): (&String, &String)| {
+                Text::from(format!("{name} ")).then(Text::code(brief(hash)))
+            };
+            data.map(one).collect::<Vec<_>>()
         }),
     );
     item(
@@ -309,10 +312,8 @@ fn what_ran(records: &[&Record]) -> Vec<Text> {
         "Longer than allowed, and cut",
         distinct(records, |r| {
             let cut = r.truncated.iter();
-            listed(
-                cut.map(|(name, n)| format!("{n} of {name}").into())
-                    .collect(),
-            )
+            cut.map(|(name, n)| format!("{n} of {name}").into())
+                .collect::<Vec<_>>()
         }),
     );
     item("Evaluations", evaluations(records));
@@ -320,11 +321,8 @@ fn what_ran(records: &[&Record]) -> Vec<Text> {
         "Not measured",
         distinct(records, |r| {
             let missing = r.not_measured.iter();
-            listed(
-                missing
-                    .map(|(name, why)| format!("{name} ({why})").into())
-                    .collect(),
-            )
+            let one = |(name, why): (&String, &String)| format!("{name} ({why})").into();
+            missing.map(one).collect::<Vec<_>>()
         }),
     );
     let mut steps: Vec<u64> = records
@@ -394,8 +392,12 @@ fn brief(hash: &str) -> String {
     hash.chars().take(12).collect()
 }
 
+/// Settings up to which sentences repeat the table's numbers; of more, they say what counts alone.
+const MOST_IN_WORDS: usize = 6;
+
 /// The results in words: a paragraph for the loss and one for each metric.
 fn words(comparison: &Comparison) -> Vec<Text> {
+    let few = comparison.rows.len() <= MOST_IN_WORDS;
     let mut paragraphs: Vec<String> = Vec::new();
     let losses: Vec<String> = comparison
         .rows
@@ -411,11 +413,14 @@ fn words(comparison: &Comparison) -> Vec<Text> {
         })
         .collect();
     if !losses.is_empty() {
-        paragraphs.push(format!(
-            "Held-out loss, before to after training: {}. {}",
-            losses.join("; "),
-            verdict(comparison, "held-out loss", &comparison.judge_loss())
-        ));
+        let verdict = verdict(comparison, "held-out loss", &comparison.judge_loss());
+        paragraphs.push(match few {
+            true => format!(
+                "Held-out loss, before to after training: {}. {verdict}",
+                losses.join("; ")
+            ),
+            false => verdict,
+        });
     }
     for metric in &comparison.metrics {
         let unit = if comparison.percent.contains(metric) {
@@ -439,19 +444,22 @@ fn words(comparison: &Comparison) -> Vec<Text> {
                 Some(format!("{} {score}{unit}{interval}", row.label))
             })
             .collect();
-        paragraphs.push(format!(
-            "{}: {}. {}{}",
-            metric,
-            scores.join("; "),
-            against_reference(comparison, metric),
-            verdict(comparison, metric, &comparison.judge_metric(metric))
-        ));
+        let verdict = verdict(comparison, metric, &comparison.judge_metric(metric));
+        paragraphs.push(match few {
+            true => format!(
+                "{metric}: {}. {}{verdict}",
+                scores.join("; "),
+                against_reference(comparison, metric),
+            ),
+            false => verdict,
+        });
     }
     if paragraphs.is_empty() {
         return vec!["No run has finished, so there is nothing to compare.".into()];
     }
     paragraphs.push(how_judged(comparison));
     let trimmed = paragraphs.iter().map(|text| text.trim_end());
+    let trimmed = trimmed.filter(|text| !text.is_empty());
     trimmed.map(Text::from).collect()
 }
 

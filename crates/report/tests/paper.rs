@@ -345,6 +345,7 @@ fn the_front_page_says_what_is_there_and_what_is_not() {
         "numbers": [
             {"question": "Right?", "experiment": "small", "value": "t/accuracy", "methods": ["base", "lora", "share_ab", "share_b"]},
             {"question": "Loss?", "experiment": "small", "value": "held_out_loss", "methods": ["base", "share_a"]},
+            {"question": "Better?", "experiment": "small", "value": "t/accuracy", "methods": ["lora"], "against": "share_ab"},
         ],
         "experiments": [{"name": "small", "answers": "A question.", "waits": "Time."}],
         "paper": [{"name": "never", "answers": "Another.", "waits": "A GPU."}],
@@ -378,7 +379,7 @@ Words.
 
 ## What was found
 
-| Question | Method | Trained parameters | Found (95 % interval) | Against LoRA |
+| Question | Method | Trained parameters | Found (95 % interval) | Against LoRA, or as named |
 | :-- | :-- | --: | --: | :-- |
 | Right? | Base | - | 20.0 % (13.3 to 28.9) | −30.0 points (−38.7 to −20.5), p \< 0.001: counts |
 |  | LoRA | 200,000 | 50.0 % (40.4 to 59.6) | - |
@@ -386,6 +387,7 @@ Words.
 |  | ShareB | - | not run | - |
 | Loss? | Base | - | - | - |
 |  | ShareA | 100,000 | 2.1000 | +0.1000: one seed, cannot be judged |
+| Better? | LoRA | 200,000 | 50.0 % (40.4 to 59.6) | against ShareAB: +20.0 points (+11.8 to +27.7), p \< 0.001: counts |
 
 - Means over seeds. A difference counts when its 95 % interval leaves out 0 and, where the same questions are compared in pairs, its Holm-corrected p is below 0.05; each report says by which test.
 

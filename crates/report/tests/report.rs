@@ -787,3 +787,97 @@ fn statistics_match_published_values() {
     let single = statistics::loss(&[9.0]).unwrap();
     assert_eq!(differs(&difference::unpaired(&loss, &single)), None);
 }
+
+/// Losses of the held-out rows of two datasets say nothing of each other, whatever their intervals.
+#[test]
+fn losses_of_other_rows_are_not_compared() {
+    let of = |tasks: [&str; 2]| {
+        let mut runs = Vec::new();
+        for (method, loss) in [("lora", 1.0), ("share_a", 1.5)] {
+            for (place, task) in tasks.iter().enumerate() {
+                for seed in 0..3 {
+                    let loss = loss + 5.0 * place as f64 + 0.001 * seed as f64;
+                    let mut record = record(method, seed, 1000, 50, loss);
+                    record.axes.insert("train.steps".into(), place.to_string());
+                    record.config["train"]["task"] = (*task).into();
+                    runs.push(run(record));
+                }
+            }
+        }
+        comparison::compare("Made up", &runs).judge_loss()
+    };
+    let pairs = |tasks| of(tasks).pairs.len();
+    assert_eq!(
+        (pairs(["gsm8k", "gsm8k"]), pairs(["gsm8k", "alpaca"])),
+        (6, 2)
+    );
+    let apart = of(["gsm8k", "alpaca"]);
+    assert!(
+        apart.judged
+            && apart
+                .pairs
+                .iter()
+                .all(|pair| *pair == (0, 2) || *pair == (1, 3))
+    );
+}
+
+/// The matrix of transfer: a panel a method, a cell for what was trained on and what was measured, and less loss is better.
+#[test]
+fn transfer_is_a_matrix() {
+    let metric = |value: f64| Metric {
+        value,
+        stderr: None,
+        n: 10,
+    };
+    let mut runs = Vec::new();
+    let measured = |record: &mut Record, a: f64, b: f64| {
+        record.metrics = BTreeMap::from([
+            ("a/held_out_loss".into(), metric(a)),
+            ("b/held_out_loss".into(), metric(b)),
+        ]);
+    };
+    let mut base = record("base", 0, 0, 4, 2.5);
+    measured(&mut base, 3.0, 4.0);
+    runs.push(run(base));
+    for method in ["lora", "share_a"] {
+        for (task, a, b) in [("a", 1.0, 4.5), ("b", 2.5, 2.0)] {
+            let mut record = record(method, 0, 1000, 4, 2.5);
+            record.config["train"]["task"] = task.into();
+            record.axes.insert("train.task".into(), task.into());
+            measured(&mut record, a, b);
+            runs.push(run(record));
+        }
+    }
+    let figure = transfer::figure("Made up", &runs).unwrap();
+    let panel = &figure.panels[1];
+    assert_eq!((figure.panels.len(), panel.title.as_str()), (2, "ShareA"));
+    let cells: Vec<String> = (panel.words.iter().zip(&panel.areas))
+        .map(|(words, area)| {
+            let named = |names: &[(f64, String)], at: f64| {
+                names
+                    .iter()
+                    .find(|(place, _)| *place == at)
+                    .unwrap()
+                    .1
+                    .clone()
+            };
+            let better = figure.legend[0].colour == area.colour;
+            let (x, y) = words.at;
+            format!(
+                "{} on {}: {} {better} {:.2}",
+                named(&panel.y_names, y),
+                named(&panel.x_names, x),
+                words.text,
+                area.opacity
+            )
+        })
+        .collect();
+    assert_snapshot!(cells.join("\n"), @r"
+    a on a: −2.000 true 0.60
+    a on b: +0.500 false 0.15
+    b on a: −0.500 true 0.15
+    b on b: −2.000 true 0.60
+    ");
+    runs.truncate(2);
+    assert_eq!(transfer::figure("Made up", &runs), None);
+}

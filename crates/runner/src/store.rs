@@ -108,8 +108,9 @@ impl Store {
     /// The finished run of another experiment with this run's hash, if the store has one. For many runs, `folders` is
     /// what [`Store::folders`] gave.
     pub fn done_elsewhere(&self, run: &ResolvedRun, folders: &Twins) -> Option<PathBuf> {
-        let (own, hash) = (self.run_dir(run), run.hash());
-        let mut twins = folders.get(&run.short_hash())?.iter();
+        let hash = run.hash();
+        let mut twins = folders.get(&hash[..8])?.iter();
+        let own = self.run_dir(run);
         let done = |path: &&PathBuf| **path != own && matches!(state(path, &hash), State::Done(_));
         twins.find(done).cloned()
     }
