@@ -44,6 +44,12 @@ pub fn resampled_scores(n: usize, score: impl Fn(&[usize]) -> Option<f64> + Sync
     some_draws(CORPUS_RESAMPLES, n, SEED, of)
 }
 
+/// The same of a weighted mean, which is cheap: in each of [`RESAMPLES`] resamples.
+pub fn resampled_weighted(n: usize, mean: impl Fn(&[usize]) -> Option<f64> + Sync) -> Vec<f64> {
+    let of = |indices: &[usize]| mean(indices).unwrap_or(f64::NAN);
+    some_draws(RESAMPLES, n, SEED, of)
+}
+
 /// Means of every row of `rows` (all of the same length, the number of questions) over the same resamples: `[row][resample]`.
 /// The difference of two rows, resample by resample, is then the paired bootstrap of their difference.
 pub fn resampled_means(rows: &[&[f64]], seed: u64) -> Vec<Vec<f64>> {

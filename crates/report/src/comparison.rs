@@ -343,6 +343,14 @@ impl Comparison {
         Pairs::unpaired(&self.losses(), same)
     }
 
+    /// Whether all rows have the loss of the same held-out rows.
+    pub fn one_held_out_loss(&self) -> bool {
+        let with_loss = self.rows.iter().filter(|row| row.held_out_loss.is_some());
+        let mut of = with_loss.map(|row| &row.held_out_rows);
+        let first = of.next();
+        of.all(|rows| Some(rows) == first)
+    }
+
     /// What the intervals say about the held-out loss.
     pub fn judge_loss(&self) -> Verdict {
         judge(&self.losses(), &self.loss_pairs(), true)

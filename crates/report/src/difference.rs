@@ -18,7 +18,9 @@ pub enum Test {
     McNemar,
     /// Paired bootstrap over the same questions.
     PairedBootstrap,
-    /// The same of a score that is no mean of grades.
+    /// The same of a mean that weighs its questions, a loss a token.
+    WeightedBootstrap,
+    /// The same of a score that is no mean at all.
     CorpusBootstrap,
     /// The interval of a difference of independent results; no p-value.
     Unpaired,
@@ -142,10 +144,11 @@ pub fn of_corpora(
         return None;
     }
     let found = stretched(value, differences, questions, seeds)?;
-    Some(Difference {
-        test: Test::CorpusBootstrap,
-        ..found
-    })
+    let test = match a.len() {
+        bootstrap::RESAMPLES => Test::WeightedBootstrap,
+        _ => Test::CorpusBootstrap,
+    };
+    Some(Difference { test, ..found })
 }
 
 /// Interval and p-value of `value` from resampled differences, with the variance of the seeds.

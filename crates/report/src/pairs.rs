@@ -350,6 +350,7 @@ pub fn name(test: Test) -> String {
             "a paired bootstrap of {} resamples of the questions",
             crate::number::thousands(bootstrap::RESAMPLES as u64)
         ),
+        Test::WeightedBootstrap => name(Test::PairedBootstrap),
         Test::CorpusBootstrap => format!(
             "a paired bootstrap of {} resamples of the questions",
             crate::number::thousands(bootstrap::CORPUS_RESAMPLES as u64)

@@ -500,7 +500,7 @@ fn how_judged(comparison: &Comparison) -> String {
         "Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of \
          scores of a whole corpus the same, or else from their bootstrapped standard error.",
     );
-    if has(Test::McNemar) || has(Test::PairedBootstrap) || has(Test::CorpusBootstrap) {
+    if of_metrics.iter().any(|test| *test != Test::Unpaired) {
         text += " Settings whose answers to the same questions are stored are compared in pairs:";
         if has(Test::McNemar) {
             text += " right against wrong answers of one seed by McNemar's exact test, with Newcombe's interval of a \
@@ -510,6 +510,12 @@ fn how_judged(comparison: &Comparison) -> String {
             text += &format!(
                 " other grades, and means over seeds, by {}, to which the variance between seeds is added (Satterthwaite);",
                 pairs::name(Test::PairedBootstrap)
+            );
+        }
+        if has(Test::WeightedBootstrap) {
+            text += &format!(
+                " losses a token by {}, with the variance between seeds;",
+                pairs::name(Test::WeightedBootstrap)
             );
         }
         if has(Test::CorpusBootstrap) {
@@ -558,7 +564,7 @@ fn verdict(comparison: &Comparison, name: &str, verdict: &Verdict) -> String {
     if verdict.pairs.len() > MOST {
         pairs.push(format!("{} more", verdict.pairs.len() - MOST));
     }
-    let mut text = format!("In {name} these differences count: {}.", pairs.join(", "));
+    let mut text = format!("In {name} these differences count: {}.", pairs.join("; "));
     if verdict.judged && comparison.only_over_untrained(verdict) {
         text += &format!(" Among the trained methods {NO_DIFFERENCE}.");
     }

@@ -372,7 +372,7 @@ ShareB,100,100,-,25.3333333333,2.5152082938,20.7449750205,30.54541156,-4.6666666
         .lines()
         .find(|line| line.starts_with("gsm8k/"))
         .unwrap();
-    insta::assert_snapshot!(words, @r#"gsm8k/exact\_match\_strict: LoRA 30.0 % (95 % interval 25.1 to 35.4); ShareA 29.3 % (95 % interval 24.5 to 34.7); ShareB 25.3 % (95 % interval 20.7 to 30.5). Against LoRA, in points: ShareA −0.7 (−1.9 to 0.6), p = 0.500, not different; ShareB −4.7 (−7.2 to −2.2), p \< 0.001, different. In gsm8k/exact\_match\_strict these differences count: LoRA over ShareB, ShareA over ShareB."#);
+    insta::assert_snapshot!(words, @r#"gsm8k/exact\_match\_strict: LoRA 30.0 % (95 % interval 25.1 to 35.4); ShareA 29.3 % (95 % interval 24.5 to 34.7); ShareB 25.3 % (95 % interval 20.7 to 30.5). Against LoRA, in points: ShareA −0.7 (−1.9 to 0.6), p = 0.500, not different; ShareB −4.7 (−7.2 to −2.2), p \< 0.001, different. In gsm8k/exact\_match\_strict these differences count: LoRA over ShareB; ShareA over ShareB."#);
     assert!(text.contains("McNemar's exact test") && !text.contains("paired bootstrap"));
 }
 

@@ -246,7 +246,7 @@ Numbers made up for a test.
 
 Held-out loss, before to after training: Base 2.5000; LoRA 2.5000 to 1.9000; ShareA 2.5000 to 1.9300; ShareA\_qkv 2.5000 to 1.9600; ShareB 2.5000 to 1.9900; ShareAB 2.5000 to 2.0200. Differences in held-out loss have no interval, because at least one side has a single seed: they are no finding.
 
-gsm8k/exact\_match\_strict: Base 2.0 % (95 % interval 0.8 to 5.0); LoRA 20.0 % (95 % interval 15.0 to 26.1); ShareA 20.5 % (95 % interval 15.5 to 26.6); ShareA\_qkv 21.0 % (95 % interval 15.9 to 27.2); ShareB 21.5 % (95 % interval 16.4 to 27.7); ShareAB 22.0 % (95 % interval 16.8 to 28.2). In gsm8k/exact\_match\_strict these differences count: ShareAB over Base, ShareB over Base, ShareA\_qkv over Base, ShareA over Base, LoRA over Base. Among the trained methods no difference counts.
+gsm8k/exact\_match\_strict: Base 2.0 % (95 % interval 0.8 to 5.0); LoRA 20.0 % (95 % interval 15.0 to 26.1); ShareA 20.5 % (95 % interval 15.5 to 26.6); ShareA\_qkv 21.0 % (95 % interval 15.9 to 27.2); ShareB 21.5 % (95 % interval 16.4 to 27.7); ShareAB 22.0 % (95 % interval 16.8 to 28.2). In gsm8k/exact\_match\_strict these differences count: ShareAB over Base; ShareB over Base; ShareA\_qkv over Base; ShareA over Base; LoRA over Base. Among the trained methods no difference counts.
 
 Intervals of proportions are Wilson's, of other means of grades a percentile bootstrap's of the questions, of scores of a whole corpus the same, or else from their bootstrapped standard error. Without common questions, and for losses, a difference counts when it is larger than the 95 % interval of a difference of independent results, one pair at a time.
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
-use sharelora_report::bootstrap::resampled_scores;
+use sharelora_report::bootstrap::{resampled_scores, resampled_weighted};
 use sharelora_report::{Paths, ReportSpec, Run};
 use sharelora_tasks::task;
 
@@ -152,7 +152,7 @@ pub fn resample_corpora(run: &mut Run, planned: &ResolvedRun) -> Result<()> {
                 samples.sort_by(|a, b| a.id.cmp(&b.id));
                 let rows = samples.len();
                 let scores =
-                    resampled_scores(rows, |chosen: &[usize]| held_out::loss(&samples, chosen));
+                    resampled_weighted(rows, |chosen: &[usize]| held_out::loss(&samples, chosen));
                 let name = format!("{}/{}", spec.measured(), held_out::METRIC);
                 run.resampled.insert(name, scores);
             }

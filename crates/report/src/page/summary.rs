@@ -12,6 +12,8 @@ use crate::statistics::Estimate;
 
 /// Settings that a sentence names; more would not be read.
 const MOST: usize = 8;
+/// Settings with an item of their own.
+const MOST_ITEMS: usize = 5;
 
 /// The parts of a summary.
 pub struct Summary {
@@ -124,9 +126,12 @@ fn says(difference: &Difference) -> String {
 /// The summary of a comparison of `records`; `unfinished` are runs without a record.
 pub fn summary(comparison: &Comparison, records: &[&Record], unfinished: &[String]) -> Summary {
     let columns = Column::all(comparison);
+    // There is no best one among the losses of different rows.
+    let one = |column: &&Column| column.metric.is_some() || comparison.one_held_out_loss();
     Summary {
         best: columns
             .iter()
+            .filter(one)
             .map(|column| best(comparison, column).into())
             .collect(),
         against: against(comparison, &columns),
@@ -151,8 +156,15 @@ fn names(comparison: &Comparison, rows: &[usize]) -> String {
     if rows.len() > MOST {
         names.push(format!("{} more", rows.len() - MOST));
     }
+    // A label may have commas in it.
+    let separator = match names.iter().any(|name| name.contains(',')) {
+        true => "; ",
+        false => ", ",
+    };
     match names.as_slice() {
-        [all @ .., last] if !all.is_empty() => format!("{} and {last}", all.join(", ")),
+        [all @ .., last] if !all.is_empty() => {
+            format!("{} and {last}", all.join(separator))
+        }
         _ => names.concat(),
     }
 }
@@ -285,7 +297,7 @@ fn against(comparison: &Comparison, columns: &[Column]) -> Vec<Text> {
         else {
             continue;
         };
-        if items.len() == MOST {
+        if items.len() == MOST_ITEMS {
             left_out += 1;
             continue;
         }
@@ -329,7 +341,11 @@ fn against(comparison: &Comparison, columns: &[Column]) -> Vec<Text> {
         items.push(text.into());
     }
     if left_out > 0 {
-        items.push(format!("{left_out} more settings are in the table.").into());
+        let more = match left_out {
+            1 => "One more setting is".to_owned(),
+            n => format!("{n} more settings are"),
+        };
+        items.push(format!("{more} in the table.").into());
     }
     items
 }
