@@ -162,21 +162,19 @@ fn statistic(kind: Kind, mut points: Vec<Point>) -> Option<f64> {
 /// The correlation of a measure with forgetting; `None` of fewer than [`FEWEST_STAGES`] stages, of one chain, or where all
 /// values are equal.
 fn correlation(observations: &[&Observation], measure: usize, kind: Kind) -> Option<Correlation> {
-    let mut groups: BTreeMap<(usize, &str), Vec<(usize, f64, f64)>> = BTreeMap::new();
+    let mut groups: BTreeMap<_, Vec<(&Observation, f64)>> = BTreeMap::new();
     for o in observations {
         if let Some(x) = o.measures[measure] {
-            groups
-                .entry(o.group())
-                .or_default()
-                .push((o.chain, x, o.forgetting));
+            groups.entry(o.group()).or_default().push((o, x));
         }
     }
     let mut chains: BTreeMap<usize, Vec<Point>> = BTreeMap::new();
     // A stage that no other is compared with says nothing within stages.
     let said = |group: &Vec<_>| kind == Kind::Pooled || group.len() > 1;
     for (place, group) in groups.into_values().filter(said).enumerate() {
-        for (chain, x, y) in group {
-            chains.entry(chain).or_default().push((place, x, y));
+        for (o, x) in group {
+            let points = chains.entry(o.chain).or_default();
+            points.push((place, x, o.forgetting));
         }
     }
     let chains: Vec<Vec<Point>> = chains.into_values().collect();
@@ -667,15 +665,15 @@ struct Look<'a> {
 }
 
 /// The looks in the order of methods and ranks: a method's colour, lighter for larger ranks.
-fn looks(stages: &Stages) -> Vec<Look<'_>> {
-    let mut settings: Vec<(&str, Option<u64>)> = Vec::new();
+fn looks<'a>(stages: &'a Stages) -> Vec<Look<'a>> {
+    let mut settings: Vec<(&'a str, Option<u64>)> = Vec::new();
     for observation in &stages.observations {
         let setting = (observation.method.as_str(), observation.rank);
         if !settings.contains(&setting) {
             settings.push(setting);
         }
     }
-    let look = |&(method, rank): &(&'_ str, Option<u64>)| {
+    let look = |&(method, rank): &(&'a str, Option<u64>)| {
         let of_method: Vec<_> = settings.iter().filter(|(m, _)| *m == method).collect();
         let place = of_method.iter().position(|(_, r)| *r == rank).unwrap_or(0);
         let share = 0.5 * place as f64 / of_method.len().saturating_sub(1).max(1) as f64;
@@ -685,27 +683,19 @@ fn looks(stages: &Stages) -> Vec<Look<'_>> {
             Some(rank) => format!("{name}, rank {rank}"),
             None => name.to_owned(),
         };
-        (
+        let entry = Entry {
+            label,
+            colour: lighter(colour, share),
+            marker: Some(marker),
+            dashed: false,
+        };
+        Look {
+            method,
             rank,
-            Entry {
-                label,
-                colour: lighter(colour, share),
-                marker: Some(marker),
-                dashed: false,
-            },
-        )
+            entry,
+        }
     };
-    settings
-        .iter()
-        .map(|setting| {
-            let (rank, entry) = look(setting);
-            Look {
-                method: setting.0,
-                rank,
-                entry,
-            }
-        })
-        .collect()
+    settings.iter().map(look).collect()
 }
 
 fn figure(title: &str, stages: &Stages) -> Figure {
