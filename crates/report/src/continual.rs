@@ -28,7 +28,7 @@ use crate::style;
 use crate::table::{Cell, Column, Table};
 
 /// The axis that names a run's stages.
-const STAGES: &str = "stages";
+pub(crate) const STAGES: &str = "stages";
 
 /// The scores behind every stage of one seed: by stage, from 0, and by metric.
 pub type Matrix = Vec<BTreeMap<String, f64>>;

@@ -40,6 +40,17 @@ pub enum Error {
         /// [`crate::record::SCHEMA`].
         supported: u32,
     },
+    /// A stored spectrum that cannot be read; it can be made again from the adapter.
+    #[error(
+        "{}: not a valid spectrum: {message}; `sharelora spectrum` makes it anew where the run's adapter is, without it delete the file",
+        path.display()
+    )]
+    Spectrum {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// An experiment without a finished run.
     #[error("{}: no run with a record.json; run the experiment first", .0.display())]
     Empty(PathBuf),

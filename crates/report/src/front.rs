@@ -11,7 +11,7 @@ use crate::section::{Block, Section, Text};
 use crate::statistics::Estimate;
 use crate::style::method_name;
 use crate::table::{Cell, Column, Table};
-use crate::{comparison, markdown};
+use crate::{comparison, forgetting, markdown};
 
 /// The table of claims, from the page.
 const CLAIMS: &str = "paper/claims.md";
@@ -44,9 +44,11 @@ pub struct KeyNumber {
     pub question: String,
     /// Where the results are from.
     pub experiment: String,
-    /// `held_out_loss` or a metric, `task/metric`.
+    /// `held_out_loss`, a metric, `task/metric`, or Spearman's rho of a measure with forgetting, `forgetting/effective_rank` over all
+    /// stages and `forgetting_within_stages/effective_rank` ([`forgetting`]).
     pub value: String,
-    /// Methods as records name them.
+    /// Methods as records name them. A correlation without any is over all methods.
+    #[serde(default)]
     pub methods: Vec<String>,
     /// The method that the differences are from, LoRA where it is not said.
     #[serde(default)]
@@ -204,6 +206,10 @@ impl Front {
     fn numbers(&self, studies: &Studies) -> Result<Table> {
         let mut rows = Vec::new();
         for number in &self.numbers {
+            if forgetting::is_named(&number.value) {
+                rows.extend(correlations(number, studies)?);
+                continue;
+            }
             for (index, method) in number.methods.iter().enumerate() {
                 let failed = |e: Error| Error::Spec(format!("numbers: {}: {e}", number.question));
                 let study = studies.get(&number.experiment);
@@ -248,6 +254,53 @@ impl Front {
             ..Table::default()
         })
     }
+}
+
+/// A row of a correlation over all methods, or one for each that is named.
+fn correlations(number: &KeyNumber, studies: &Studies) -> Result<Vec<Vec<Cell>>> {
+    let failed = |reason: String| Error::Spec(format!("numbers: {}: {reason}", number.question));
+    if !number.axes.is_empty() {
+        return Err(failed(
+            "a correlation is over all axes: leave out `where`".into(),
+        ));
+    }
+    let mut methods: Vec<Option<&str>> = number.methods.iter().map(|m| Some(m.as_str())).collect();
+    if methods.is_empty() {
+        methods.push(None);
+    }
+    let row = |(index, method): (usize, &Option<&str>)| {
+        let runs = studies
+            .get(&number.experiment)
+            .map_or(&[][..], |study| &study.runs);
+        let found =
+            forgetting::named(runs, &number.value, *method).map_err(|e| failed(e.to_string()))?;
+        let question = if index == 0 {
+            number.question.as_str()
+        } else {
+            ""
+        };
+        let found = found.map_or_else(
+            || Cell::text(NOT_RUN),
+            |found| {
+                let text = format!(
+                    "rho {}, {} stages of {} chains",
+                    forgetting::shown(&found),
+                    found.stages,
+                    found.chains
+                );
+                Cell::number(text, found.rho)
+            },
+        );
+        let method = method.map_or("all", method_name);
+        Ok(vec![
+            Cell::text(question),
+            Cell::text(method),
+            Cell::none(),
+            found,
+            Cell::none(),
+        ])
+    };
+    methods.iter().enumerate().map(row).collect()
 }
 
 /// Parameters, value, and difference from LoRA or from the row of `other` method, of the row at `place`.

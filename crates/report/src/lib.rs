@@ -1,6 +1,6 @@
 //! Tables, statistics, figures, and a report as Markdown and as a page, from stored results alone.
 //!
-//! Everything here reads `results/EXPERIMENT/RUN/{record.json,steps.jsonl,samples-*}` and nothing else: no model,
+//! Everything here reads `results/EXPERIMENT/RUN/{record.json,steps.jsonl,samples-*,spectrum.json.zst}` and nothing else: no model,
 //! no tensor library, no clock. The same results give the same report, byte for byte.
 
 pub mod accuracy;
@@ -17,6 +17,7 @@ pub mod error;
 pub mod figure;
 pub mod figures;
 pub mod file;
+pub mod forgetting;
 pub mod front;
 pub mod latex;
 pub mod lm_eval;
@@ -37,6 +38,7 @@ pub mod spectrum;
 pub mod spectrum_figure;
 pub mod spectrum_table;
 pub mod statistics;
+pub mod stored_spectrum;
 pub mod style;
 pub mod table;
 pub mod tensorboard;

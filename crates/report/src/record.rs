@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::samples::{self, Grades};
+use crate::stored_spectrum::{self, StoredSpectrum};
 use crate::{file, style};
 
 /// The schema this version writes, and the newest it reads.
@@ -190,6 +191,8 @@ pub struct Run {
     /// By metric, the scores of [`crate::bootstrap::resampled_scores`] over its questions in the order of their ids, for metrics that
     /// are no means of grades. Reading leaves it empty: whoever knows the tasks fills it.
     pub resampled: BTreeMap<String, Vec<f64>>,
+    /// `spectrum.json.zst`, where its adapter has left one.
+    pub spectrum: Option<StoredSpectrum>,
     /// The folder.
     pub dir: PathBuf,
 }
@@ -319,7 +322,7 @@ pub fn read_experiment(dir: &Path) -> Result<Vec<Run>> {
 /// Reads one run's folder.
 ///
 /// # Errors
-/// It has no readable `record.json`, or a line of its steps or samples is damaged.
+/// It has no readable `record.json`, a line of its steps or samples is damaged, or its spectrum is.
 pub fn read_run(dir: PathBuf) -> Result<Run> {
     let steps = dir.join("steps.jsonl");
     let Steps { steps, torn } = if steps.is_file() {
@@ -333,6 +336,7 @@ pub fn read_run(dir: PathBuf) -> Result<Run> {
         torn,
         grades: samples::read_run_grades(&dir)?,
         resampled: BTreeMap::new(),
+        spectrum: stored_spectrum::read(&dir)?,
         dir,
     })
 }

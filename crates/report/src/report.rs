@@ -18,7 +18,7 @@ use crate::record::{Record, Run, read_experiment, unfinished_runs};
 use crate::section::{Block, Picture, Section, Text};
 use crate::statistics::Estimate;
 use crate::table::{Cell, Column, Format, Table};
-use crate::{collect, continual, figures, file, markdown, transfer};
+use crate::{collect, continual, figures, file, forgetting, markdown, transfer};
 
 /// What the results do not say themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -136,6 +136,7 @@ fn sections(
             vec![Block::Figure(stages(figure))],
         ));
     }
+    sections.extend(forgetting::section(&spec.title, runs));
     if let Some(figure) = transfer::figure(&spec.title, runs) {
         sections.push(section(
             "From task to task",

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 use serde::Serialize;
+use sharelora_spectrum::measure;
 
 use crate::error::{Error, Result};
 use crate::file;
@@ -29,6 +30,32 @@ pub struct SiteSpectrum {
     pub norm: f64,
     /// `||s B A||_F / ||W||_F`, where the frozen weights are at hand.
     pub relative_norm: Option<f64>,
+}
+
+impl SiteSpectrum {
+    /// Singular values that do not increase, of the weight's `shape` (outputs, inputs), with their measures; `weight` is `||W||_F`.
+    pub fn new(
+        layer: usize,
+        projection: &str,
+        shape: [usize; 2],
+        values: Vec<f64>,
+        weight: Option<f64>,
+    ) -> Self {
+        let norm = measure::frobenius(&values);
+        Self {
+            layer,
+            projection: projection.to_owned(),
+            shape,
+            effective_rank: measure::effective_rank(&values),
+            stable_rank: measure::stable_rank(&values),
+            energy: (1..=values.len())
+                .map(|k| measure::energy(&values, k))
+                .collect(),
+            norm,
+            relative_norm: weight.filter(|w| *w > 0.0).map(|w| norm / w),
+            values,
+        }
+    }
 }
 
 /// All sites of one adapter.

@@ -75,7 +75,7 @@ fn settings(spectra: &Spectra) -> Vec<Setting<'_>> {
 }
 
 /// `colour` mixed with this share of white.
-fn lighter(colour: RGBColor, share: f64) -> RGBColor {
+pub(crate) fn lighter(colour: RGBColor, share: f64) -> RGBColor {
     let mix = |part: u8| (f64::from(part) + share * (255.0 - f64::from(part))).round() as u8;
     RGBColor(mix(colour.0), mix(colour.1), mix(colour.2))
 }

@@ -92,6 +92,7 @@ fn run(method: &str, seed: u64, trained: u64, right: usize, loss: f64) -> Run {
         torn: None,
         grades: BTreeMap::from([("t".to_owned(), grades)]),
         resampled: BTreeMap::new(),
+        spectrum: None,
         dir: "run".into(),
     }
 }

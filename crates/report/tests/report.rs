@@ -145,6 +145,7 @@ fn run(record: Record) -> Run {
         torn: None,
         grades: BTreeMap::new(),
         resampled: BTreeMap::new(),
+        spectrum: None,
         dir: "run".into(),
     }
 }

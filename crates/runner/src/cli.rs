@@ -278,6 +278,9 @@ enum Command {
         out: PathBuf,
     },
     /// Singular values, ranks, norms and principal angles of adapters; writes Parquet and figures
+    ///
+    /// Finished runs that have an adapter and no `spectrum.json.zst` get one, from which reports set spectra against forgetting. Of
+    /// runs whose adapter is not here the stored values are shown, without angles.
     #[command(
         after_help = "Example:\n  sharelora spectrum smollm2-gsm8k/lora-seed0 smollm2-gsm8k/share_a-seed0 --layers"
     )]

@@ -28,7 +28,7 @@ use crate::samples::{self, Log};
 use crate::store::ADAPTER_FILE;
 use crate::sweep::blank_record;
 use crate::train::train;
-use crate::{Context, ResolvedRun, RunDir, checkpoint, data, host, programs};
+use crate::{Context, ResolvedRun, RunDir, checkpoint, data, host, programs, spectra};
 
 /// Name of fully fine-tuned weights in the folder `adapter`.
 const FULL_FILE: &str = "model.safetensors";
@@ -167,6 +167,13 @@ pub fn execute(
             return Ok(record);
         }
         save(&learner, dir)?;
+        if spectra::has_spectrum(run) {
+            // What was trained is whole without it, and `sharelora spectrum` can make it later.
+            if let Err(error) = spectra::leave(run, dir.path(), &context.hub) {
+                eprintln!("  no spectrum was stored: {error:#}");
+            }
+            lap(&mut record, "spectrum");
+        }
     }
 
     let text_length = match &run.train {

@@ -40,6 +40,7 @@ pub mod samples;
 pub mod schedule;
 pub mod shapes;
 pub mod slurm;
+pub mod spectra;
 pub mod stages;
 pub mod status;
 pub mod store;

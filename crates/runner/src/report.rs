@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use sharelora_report::bootstrap::{resampled_scores, resampled_weighted};
-use sharelora_report::{Paths, ReportSpec, Run};
+use sharelora_report::{Paths, ReportSpec, Run, stored_spectrum};
 use sharelora_tasks::task;
 
 use crate::error::AbsentError;
@@ -65,7 +65,7 @@ pub fn write(plan: &Plan, stored: &Stored, reports: &Path, command: &str) -> Res
 /// The stored runs of a plan; `None` where none has a record.
 ///
 /// Only these: the folder may also hold runs of earlier settings (`--set`), which are no further seeds of the same.
-/// So they are read from a view of the folder, with records, steps and samples of the plan's runs alone.
+/// So they are read from a view of the folder, with records, steps, samples and spectra of the plan's runs alone.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -86,6 +86,7 @@ pub fn stored(plan: &Plan, store: &Store) -> Result<Option<Stored>> {
         records += usize::from(readable);
         let mut files = vec![(from.join("steps.jsonl"), true)];
         files.push((from.join("record.json"), readable));
+        files.push((from.join(stored_spectrum::FILE), readable));
         if readable {
             let samples = sharelora_report::samples::files(&from)?;
             files.extend(samples.into_values().map(|path| (path, true)));

@@ -757,6 +757,8 @@ mod tests {
         let held = store.open(&one).unwrap();
         held.append_step(&serde_json::json!({ "step": 0 })).unwrap();
         write_atomic(&held.adapter_file(), b"adapter").unwrap();
+        let spectrum = held.path().join("spectrum.json.zst");
+        write_atomic(&spectrum, b"values").unwrap();
         write_atomic(&held.checkpoint().join("state"), b"large").unwrap();
         let record = finished(&one, &context(folder.path()));
         held.write_record(&record).unwrap();
@@ -780,6 +782,8 @@ mod tests {
         assert_eq!(*found, named);
         assert_eq!(fs::read(dir.steps()).unwrap(), b"{\"step\":0}\n");
         assert_eq!(fs::read(dir.adapter_file()).unwrap(), b"adapter");
+        let spectrum = dir.path().join("spectrum.json.zst");
+        assert_eq!(fs::read(spectrum).unwrap(), b"values");
         assert!(!dir.checkpoint().exists());
     }
 

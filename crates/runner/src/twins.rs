@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sharelora_report::Record;
+use sharelora_report::{Record, stored_spectrum};
 
 use crate::ResolvedRun;
 use crate::store::{RunDir, StoreError, Twins, copy_atomic, link_or_copy};
@@ -44,7 +44,7 @@ pub fn take_over(
             .file_name()
             .and_then(|n| n.to_str())
             .unwrap_or_default();
-        if name == "steps.jsonl" || name.starts_with("samples-") {
+        if ["steps.jsonl", stored_spectrum::FILE].contains(&name) || name.starts_with("samples-") {
             copy_atomic(&path, &dir.path().join(name))?;
         }
     }

@@ -15,6 +15,9 @@ pub enum SpectrumError {
     /// Angles are between subspaces of one space.
     #[error("subspaces of {0} and of {1} dimensions have no angles")]
     Dimensions(usize, usize),
+    /// A change is between two updates of one weight.
+    #[error("updates of weights {} x {} and {} x {} have no difference", .0[0], .0[1], .1[0], .1[1])]
+    Shapes([usize; 2], [usize; 2]),
     /// Finite values whose product leaves the range of f64, or an iteration that does not end.
     #[error("the singular value decomposition does not converge")]
     NoConvergence,

@@ -68,4 +68,9 @@ impl<'a> Factors<'a> {
     pub(crate) fn scale(&self) -> f64 {
         self.scale
     }
+
+    /// Outputs and inputs of the weight.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.outputs, self.inputs]
+    }
 }

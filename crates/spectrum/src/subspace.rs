@@ -52,6 +52,16 @@ impl Subspace {
         self.basis.ncols()
     }
 
+    /// The span of the first `dimensions` directions, or of all where it has fewer. The directions of an update stand in the order of
+    /// its singular values, the largest first.
+    #[must_use]
+    pub fn leading(&self, dimensions: usize) -> Self {
+        let kept = dimensions.min(self.dimension());
+        Self {
+            basis: self.basis.get(.., ..kept).to_owned(),
+        }
+    }
+
     /// The principal angles in radians, from 0 to pi / 2, not decreasing; as many as the smaller subspace has dimensions.
     ///
     /// # Errors

@@ -139,6 +139,44 @@ proptest! {
         }
     }
 
+    /// A change is the dense difference of the two updates, within f64's rounding of what cancels.
+    #[test]
+    fn a_change_is_the_dense_difference((before, after) in (case(), case()), part in 0f32..1.0) {
+        // Of one weight, and near each other, as two stages are.
+        let near = |own: &[f32], other: &[f32]| -> Vec<f32> {
+            own.iter().enumerate().map(|(i, v)| v + part * other.get(i).copied().unwrap_or(0.0)).collect()
+        };
+        let after = Case { a: near(&before.a, &after.a), b: near(&before.b, &after.b), scale: after.scale, ..before.clone() };
+        let change = Update::change(&before.factors(), &after.factors()).unwrap();
+        let dense = after.b() * after.a() * faer::Scale(after.scale) - before.b() * before.a() * faer::Scale(before.scale);
+        let rounding = 100.0 * (before.rounding() + after.rounding());
+        for (i, expected) in dense.singular_values().unwrap().iter().enumerate() {
+            let value = change.values.get(i).copied().unwrap_or(0.0);
+            prop_assert!((value - expected).abs() <= 1e-9 * expected + rounding, "{:?}", change.values);
+        }
+        for overlap in change.overlap(&Update::new(&before.factors()).unwrap()).unwrap().into_iter().flatten() {
+            prop_assert!((0.0..=1.0 + 1e-12).contains(&overlap), "{overlap}");
+        }
+    }
+
+    /// From an adapter that is zero the change is the update itself, and overlaps with nothing; from the same adapter there is none.
+    #[test]
+    fn a_change_from_nothing_is_all_and_from_the_same_none(case in case()) {
+        let zero = Case { b: vec![0.0; case.b.len()], ..case.clone() };
+        let (update, nothing) = (Update::new(&case.factors()).unwrap(), Update::new(&zero.factors()).unwrap());
+        let all = Update::change(&zero.factors(), &case.factors()).unwrap();
+        for (i, value) in all.values.iter().enumerate() {
+            let expected = update.values.get(i).copied().unwrap_or(0.0);
+            prop_assert!((value - expected).abs() <= 1e-9 * expected + 100.0 * case.rounding());
+        }
+        prop_assert_eq!(all.overlap(&nothing).unwrap(), [None, None]);
+        let none = Update::change(&case.factors(), &case.factors()).unwrap();
+        prop_assert!(none.values.iter().all(|v| *v == 0.0), "{:?}", none.values);
+        prop_assert_eq!((none.columns.dimension(), none.rows.dimension()), (0, 0));
+        prop_assert_eq!(measure::effective_rank(&none.values), None);
+        prop_assert_eq!(none.overlap(&update).unwrap(), [None, None]);
+    }
+
     /// Measures stay within their bounds, and the update's norm is that of the dense matrix.
     #[test]
     fn measures_are_within_their_bounds(case in case()) {
@@ -211,6 +249,37 @@ fn chosen_values_come_out() {
         );
     }
     assert_eq!(Update::new(&factors).unwrap().columns.dimension(), 3);
+}
+
+/// A stage that leaves A and adds to B in new outputs reads what was read and writes elsewhere; all of the change's directions would
+/// say that it overlaps with the earlier update in both.
+#[test]
+fn a_change_overlaps_by_its_leading_directions() {
+    let a = [1.0, 0.0, 0.0, 0.0];
+    let before = Factors::new(&a, &[1.0, 0.0, 0.0], 1, [3, 4], 1.0).unwrap();
+    let after = Factors::new(&a, &[1.0, 2.0, 0.0], 1, [3, 4], 1.0).unwrap();
+    let change = Update::change(&before, &after).unwrap();
+    assert!((change.values[0] - 2.0).abs() < 1e-12 && change.values[1] == 0.0);
+    let [outputs, inputs] = change.overlap(&Update::new(&before).unwrap()).unwrap();
+    assert!(outputs.unwrap() < 1e-12 && (inputs.unwrap() - 1.0).abs() < 1e-12);
+    // The second direction lies where the first update was: it is small, and counts for nothing.
+    let after = Factors::new(
+        &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+        &[1.0, 0.1, 2.0, 0.0, 0.0, 0.0],
+        2,
+        [3, 4],
+        1.0,
+    )
+    .unwrap();
+    let change = Update::change(&before, &after).unwrap();
+    assert_eq!(change.columns.dimension(), 2);
+    assert!(change.overlap(&Update::new(&before).unwrap()).unwrap()[0].unwrap() < 0.01);
+    let other = Factors::new(&a, &[1.0; 2], 1, [2, 4], 1.0).unwrap();
+    let refused = Update::change(&before, &other).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "updates of weights 3 x 4 and 2 x 4 have no difference"
+    );
 }
 
 /// What training cannot have left is refused by name, without a panic.

@@ -1,25 +1,26 @@
-//! `spectrum`: singular values and principal angles of stored adapters, as tables, Parquet and figures.
+//! `spectrum`: singular values and principal angles of stored adapters, as tables, Parquet and figures. Finished runs that have an
+//! adapter and no stored spectrum get one; of runs whose adapter is elsewhere the stored one is shown, which has no angles.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use rayon::prelude::*;
 use sharelora_adapters::{Bank, Method, NAMED_METHODS, Site, import_peft, load_native};
-use sharelora_hub::{Hub, Progress as Fetching};
-use sharelora_model::weights::Checkpoint;
-use sharelora_model::{Model, ModelConfig, Storage, WeightSpec};
+use sharelora_hub::Progress as Fetching;
 use sharelora_report::figure::{Drawing, write_png, write_svg};
 use sharelora_report::spectrum::{AdapterSpectrum, Angles, Between, SiteSpectrum, Spectra};
-use sharelora_report::{Format, spectrum_figure, spectrum_table, style};
-use sharelora_spectrum::{Factors, Update, measure};
+use sharelora_report::stored_spectrum::{self, StoredSpectrum};
+use sharelora_report::{Format, Status, spectrum_figure, spectrum_table, style};
+use sharelora_spectrum::{Update, measure};
 
-use crate::error::{ABSENT, AbsentError, UsageError, exit_code};
+use crate::error::{AbsentError, UsageError};
 use crate::experiment::ModelSpec;
 use crate::plan::ResolvedRun;
 use crate::progress::Progress;
-use crate::store::{ADAPTER_FILE, read_run};
+use crate::spectra::{self, Matrices, adapter_file, shape, weight_norm};
+use crate::store::{State, folder_state, read_run, take_lock};
 use crate::sweep::Folders;
 use crate::{Context, Experiment, base};
 
@@ -61,8 +62,28 @@ struct Adapter {
     run: Option<ResolvedRun>,
     /// What errors call it, and tables where there is no run.
     place: String,
-    bank: Bank,
+    held: Held,
     model: Option<ModelSpec>,
+}
+
+/// What is here of an adapter.
+enum Held {
+    Matrices(Bank),
+    /// What its run has left of it.
+    Spectrum(StoredSpectrum),
+}
+
+impl Adapter {
+    fn bank(&self) -> Option<&Bank> {
+        match &self.held {
+            Held::Matrices(bank) => Some(bank),
+            Held::Spectrum(_) => None,
+        }
+    }
+
+    fn sites(&self) -> &[Site] {
+        self.bank().map_or(&[], |bank| &bank.layout().sites)
+    }
 }
 
 /// Reads the adapters, writes Parquet and figures, prints.
@@ -78,6 +99,7 @@ pub fn spectrum(context: &Context, folders: &Folders, options: &Spectrum) -> Res
         adapters.extend(find(context, folders, options, name)?);
     }
     let names = names(&adapters)?;
+    fill(context, &adapters);
     let (spectra, norms_known) = analyse(context, &adapters, &names)?;
     let out = match &options.out {
         Some(out) => out.clone(),
@@ -98,6 +120,16 @@ pub fn spectrum(context: &Context, folders: &Folders, options: &Spectrum) -> Res
             "The weights of a model are not on this machine: norms are not set against them.";
         summaries.notes.push(text.into());
     }
+    let absent: Vec<&str> = (adapters.iter().zip(&names))
+        .filter(|(adapter, _)| adapter.bank().is_none())
+        .map(|(_, name)| name.as_str())
+        .collect();
+    if !absent.is_empty() {
+        summaries.notes.push(format!(
+            "Of runs whose adapter is not here the stored values are shown, without angles: {}.",
+            absent.join(", ")
+        ));
+    }
     let mut text = summaries.render(Format::Terminal);
     let angles = spectrum_table::angles(&spectra);
     if !angles.rows.is_empty() {
@@ -105,6 +137,38 @@ pub fn spectrum(context: &Context, folders: &Folders, options: &Spectrum) -> Res
     }
     super::print(&format!("{text}\nwritten: {}", out.display()))?;
     Ok(0)
+}
+
+/// Writes the spectrum of every finished run that has an adapter and no spectrum that can be read. One that cannot be written is
+/// named, and the others go on.
+fn fill(context: &Context, adapters: &[Adapter]) {
+    let lacks = |(run, dir): &(&ResolvedRun, &Path)| {
+        spectra::has_spectrum(run)
+            && adapter_file(dir).is_file()
+            && !matches!(stored_spectrum::read(dir), Ok(Some(_)))
+            && matches!(folder_state(dir), State::Done(record) if record.status == Status::Finished)
+    };
+    let runs = adapters.iter();
+    let runs = runs.filter_map(|adapter| Some((adapter.run.as_ref()?, Path::new(&adapter.place))));
+    let lacking: Vec<(&ResolvedRun, &Path)> = runs.filter(lacks).collect();
+    if lacking.is_empty() {
+        return;
+    }
+    let leave = |run: &ResolvedRun, dir: &Path| -> Result<()> {
+        // So that nobody removes the folder meanwhile.
+        let _lock = take_lock(dir)?;
+        spectra::leave(run, dir, &context.hub)
+    };
+    let mut progress = Progress::new("stored", lacking.len() as u64, context.quiet);
+    let mut written = 0;
+    for (done, (run, dir)) in (1..).zip(&lacking) {
+        match leave(run, dir) {
+            Ok(()) => written += 1,
+            Err(error) => eprintln!("{}: no spectrum was stored: {error:#}", dir.display()),
+        }
+        progress.set(done, "");
+    }
+    progress.finish(&format!("spectra of {written} of {} runs", lacking.len()));
 }
 
 /// What a person named.
@@ -144,7 +208,7 @@ fn find(
     of_experiment(folders, name)
 }
 
-/// `EXPERIMENT`: its runs that have an adapter, by method and label. `EXPERIMENT/LABEL`: one of them.
+/// `EXPERIMENT`: its runs that have an adapter or a stored spectrum, by method and label. `EXPERIMENT/LABEL`: one of them.
 fn of_experiment(folders: &Folders, name: &str) -> Result<Vec<Adapter>> {
     let (experiment, label) = match name.split_once('/') {
         Some((experiment, label)) => (experiment, Some(label)),
@@ -170,7 +234,7 @@ fn of_experiment(folders: &Folders, name: &str) -> Result<Vec<Adapter>> {
     });
     let Some(label) = label else {
         let dirs = found.into_iter().map(|(_, dir)| dir);
-        let dirs = dirs.filter(|dir| has_adapter(dir));
+        let dirs = dirs.filter(|dir| is_known(dir));
         let adapters = dirs.map(|dir| of_run(&dir)).collect::<Result<Vec<_>>>()?;
         if adapters.is_empty() {
             return Err(absent(format!("no run with an adapter in {}", dir.display())).into());
@@ -181,8 +245,8 @@ fn of_experiment(folders: &Folders, name: &str) -> Result<Vec<Adapter>> {
     let labels = labels.collect::<Vec<_>>().join(", ");
     found.retain(|(run, _)| run.label() == label);
     // What an older version of the program, or a run that failed, has left beside it does not count.
-    if found.iter().any(|(_, dir)| has_adapter(dir)) {
-        found.retain(|(_, dir)| has_adapter(dir));
+    if found.iter().any(|(_, dir)| is_known(dir)) {
+        found.retain(|(_, dir)| is_known(dir));
     }
     let mut dirs = found.into_iter();
     match (dirs.next(), dirs.next()) {
@@ -202,11 +266,11 @@ fn of_experiment(folders: &Folders, name: &str) -> Result<Vec<Adapter>> {
     }
 }
 
-fn has_adapter(dir: &Path) -> bool {
-    dir.join("adapter").join(ADAPTER_FILE).is_file()
+fn is_known(dir: &Path) -> bool {
+    adapter_file(dir).is_file() || dir.join(stored_spectrum::FILE).is_file()
 }
 
-/// The adapter of the run in `dir`.
+/// The adapter of the run in `dir`, or what the run has left of it.
 fn of_run(dir: &Path) -> Result<Adapter> {
     let run = read_run(dir)?;
     let place = dir.display().to_string();
@@ -214,8 +278,12 @@ fn of_run(dir: &Path) -> Result<Adapter> {
         let text = format!("{place}: the method `{}` has no adapter", run.method.name());
         return Err(UsageError(text).into());
     }
-    let file = dir.join("adapter").join(ADAPTER_FILE);
-    if !file.is_file() {
+    let file = adapter_file(dir);
+    let held = if file.is_file() {
+        Held::Matrices(load_native(&file, &Device::flex())?.0)
+    } else if let Some(spectrum) = stored_spectrum::read(dir)? {
+        Held::Spectrum(spectrum)
+    } else {
         let text = format!(
             "{}: not there: the run has not ended, or its adapter was not kept; next: sharelora run {} {}",
             file.display(),
@@ -223,13 +291,12 @@ fn of_run(dir: &Path) -> Result<Adapter> {
             run.label()
         );
         return Err(AbsentError(text).into());
-    }
-    let (bank, _) = load_native(&file, &Device::flex())?;
+    };
     Ok(Adapter {
         model: Some(run.model.clone()),
         run: Some(run),
         place,
-        bank,
+        held,
     })
 }
 
@@ -237,7 +304,7 @@ fn of_file(context: &Context, options: &Spectrum, name: &str, bank: Bank) -> Res
     Ok(Adapter {
         run: None,
         place: name.to_owned(),
-        bank,
+        held: Held::Matrices(bank),
         model: model_of(context, options)?,
     })
 }
@@ -296,7 +363,7 @@ fn method(adapter: &Adapter) -> String {
     if let Some(run) = &adapter.run {
         return run.method.name().to_owned();
     }
-    let sharing = Some(&adapter.bank.layout().sharing);
+    let sharing = adapter.bank().map(|bank| &bank.layout().sharing);
     let is_it = |name: &&str| Method::named(name).is_ok_and(|m| m.sharing() == sharing);
     let known = NAMED_METHODS.into_iter().find(|name| is_it(name));
     known.unwrap_or("adapter").to_owned()
@@ -314,12 +381,15 @@ fn analyse(context: &Context, adapters: &[Adapter], names: &[String]) -> Result<
                 Some(seed) => name.replacen(&seed, "", 1),
                 None => name.clone(),
             },
-            sites: Vec::new(),
+            sites: match &adapter.held {
+                Held::Matrices(_) => Vec::new(),
+                Held::Spectrum(stored) => stored.sites.iter().map(|s| s.spectrum()).collect(),
+            },
         });
     }
     let frozen = Frozen::of(context, adapters)?;
     let mut projections: Vec<&str> = Vec::new();
-    for site in adapters.iter().flat_map(|a| &a.bank.layout().sites) {
+    for site in adapters.iter().flat_map(Adapter::sites) {
         if !projections.contains(&site.projection.as_str()) {
             projections.push(&site.projection);
         }
@@ -331,7 +401,12 @@ fn analyse(context: &Context, adapters: &[Adapter], names: &[String]) -> Result<
     for projection in projections {
         let mut before: Option<(usize, Vec<Layer>)> = None;
         for (place, adapter) in adapters.iter().enumerate() {
-            let layers = layers(adapter, &names[place], projection)?;
+            let Some(bank) = adapter.bank() else {
+                before = None;
+                done += 1;
+                continue;
+            };
+            let layers = layers(bank, &names[place], projection)?;
             let sites = layers
                 .iter()
                 .map(|l| summary(l, frozen.norm(place, &l.site)));
@@ -367,13 +442,17 @@ fn analyse(context: &Context, adapters: &[Adapter], names: &[String]) -> Result<
     }
     let sites = spectra.adapters.iter().map(|adapter| adapter.sites.len());
     progress.finish(&format!("{} sites", sites.sum::<usize>()));
+    let mut norms_known = true;
     for (adapter, spectrum) in adapters.iter().zip(&mut spectra.adapters) {
-        let layout = adapter.bank.layout();
-        spectrum
-            .sites
-            .sort_by_key(|site| layout.find(site.layer, &site.projection));
+        if let Some(bank) = adapter.bank() {
+            let layout = bank.layout();
+            spectrum
+                .sites
+                .sort_by_key(|site| layout.find(site.layer, &site.projection));
+        }
+        norms_known &= spectrum.sites.iter().all(|s| s.relative_norm.is_some());
     }
-    Ok((spectra, frozen.complete()))
+    Ok((spectra, norms_known))
 }
 
 /// The update of one site, decomposed.
@@ -382,21 +461,15 @@ struct Layer {
     update: Update,
 }
 
-fn shape(site: &Site) -> [usize; 2] {
-    [site.out_features, site.in_features]
-}
-
-fn layers(adapter: &Adapter, name: &str, projection: &str) -> Result<Vec<Layer>> {
-    let layout = adapter.bank.layout();
+fn layers(bank: &Bank, name: &str, projection: &str) -> Result<Vec<Layer>> {
+    let layout = bank.layout();
     let indices: Vec<usize> = (0..layout.sites.len())
         .filter(|index| layout.sites[*index].projection == projection)
         .collect();
     let layer = |index: usize| {
         let site = layout.sites[index].clone();
-        let (a, b) = adapter.bank.effective(index);
-        let [rank, _] = a.dims();
-        let (a, b) = (host(a), host(b));
-        let update = Factors::new(&a, &b, rank, shape(&site), layout.scale())
+        let matrices = Matrices::of(bank, index);
+        let update = (matrices.factors())
             .and_then(|factors| Update::new(&factors))
             .with_context(|| format!("{name}: layer {} {projection}", site.layer))?;
         Ok(Layer { site, update })
@@ -404,31 +477,10 @@ fn layers(adapter: &Adapter, name: &str, projection: &str) -> Result<Vec<Layer>>
     indices.into_par_iter().map(layer).collect()
 }
 
-fn host(tensor: Tensor<2>) -> Vec<f32> {
-    tensor
-        .without_autodiff()
-        .try_into_vec_as::<f32>()
-        .expect("a float tensor that exists can be read as f32")
-}
-
 fn summary(layer: &Layer, frozen: Option<f64>) -> SiteSpectrum {
-    let values = &layer.update.values;
-    let norm = measure::frobenius(values);
-    SiteSpectrum {
-        layer: layer.site.layer,
-        projection: layer.site.projection.clone(),
-        shape: shape(&layer.site),
-        effective_rank: measure::effective_rank(values),
-        stable_rank: measure::stable_rank(values),
-        energy: (1..=values.len())
-            .map(|k| measure::energy(values, k))
-            .collect(),
-        norm,
-        relative_norm: frozen
-            .filter(|weight| *weight > 0.0)
-            .map(|weight| norm / weight),
-        values: values.clone(),
-    }
+    let site = &layer.site;
+    let values = layer.update.values.clone();
+    SiteSpectrum::new(site.layer, &site.projection, shape(site), values, frozen)
 }
 
 fn angles(first: (&String, &Layer), second: (&String, &Layer), one_run: bool) -> Result<Angles> {
@@ -460,10 +512,6 @@ struct Frozen {
 
 impl Frozen {
     fn of(context: &Context, adapters: &[Adapter]) -> Result<Self> {
-        let hub = Hub {
-            offline: true,
-            ..context.hub.clone()
-        };
         let mut model: Vec<Option<usize>> = Vec::new();
         let mut opened = BTreeMap::new();
         let mut sites: BTreeMap<(usize, String), &Site> = BTreeMap::new();
@@ -474,17 +522,13 @@ impl Frozen {
             model.push(match (known, &adapter.model) {
                 (_, None) => None,
                 (Some(first), _) => model[first],
-                (None, Some(spec)) => match open(spec, &hub) {
-                    Ok(found) => {
-                        opened.insert(place, found);
-                        Some(place)
-                    }
-                    Err(error) if exit_code(&error) == ABSENT => None,
-                    Err(error) => return Err(error),
-                },
+                (None, Some(spec)) => spectra::open(spec, &context.hub)?.map(|found| {
+                    opened.insert(place, found);
+                    place
+                }),
             });
             if let Some(first) = model[place] {
-                let all = adapter.bank.layout().sites.iter();
+                let all = adapter.sites().iter();
                 sites.extend(all.map(|site| ((first, site.place()), site)));
             }
         }
@@ -511,43 +555,12 @@ impl Frozen {
         Ok(Self { model, norms })
     }
 
-    fn complete(&self) -> bool {
-        self.model.iter().all(Option::is_some)
-    }
-
     /// `||W||_F` of a site of an adapter.
     fn norm(&self, adapter: usize, site: &Site) -> Option<f64> {
         self.norms
             .get(&(self.model[adapter]?, site.place()))
             .copied()
     }
-}
-
-/// `||W||_F` of a site; none where the model has no such weight. A fused module is the sum of its parts.
-fn weight_norm(config: &ModelConfig, checkpoint: &Checkpoint, site: &Site) -> Result<Option<f64>> {
-    let name = format!("{}.weight", site.path);
-    let is_part = |spec: &WeightSpec| match (site.part, spec.conv1d) {
-        (Some(part), Some(conv)) => part.start == conv.start,
-        _ => true,
-    };
-    let mut squares = None;
-    let specs = config.weights().into_iter();
-    for spec in specs.filter(|spec| spec.name == name && is_part(spec)) {
-        let weight = Model::load_weight(config, checkpoint, &spec, Storage::Stored)?;
-        let mut scratch = Vec::new();
-        for row in 0..weight.rows() {
-            let values = weight.tile(row..row + 1, &mut scratch).iter();
-            let sum: f64 = values.map(|v| f64::from(*v).powi(2)).sum();
-            squares = Some(squares.unwrap_or(0.0) + sum);
-        }
-    }
-    Ok(squares.map(f64::sqrt))
-}
-
-fn open(spec: &ModelSpec, hub: &Hub) -> Result<(ModelConfig, Checkpoint)> {
-    let config = base::config(spec, hub, Fetching::Quiet)?;
-    let files = base::weight_files(spec, hub, Fetching::Quiet)?;
-    Ok((config, Checkpoint::open(&files)?))
 }
 
 fn draw(spectra: &Spectra, out: &Path) -> Result<()> {
