@@ -768,10 +768,8 @@ fn panel(title: String, stages: &Stages, shown: &[&Observation], looks: &[Look])
         } else {
             range(all())
         },
-        x_names: Vec::new(),
         y_range: range(marks.iter().map(|mark| mark.at.1)),
-        areas: Vec::new(),
-        lines: Vec::new(),
         marks,
+        ..Panel::default()
     }
 }
