@@ -36,6 +36,7 @@ pub mod samples;
 pub mod section;
 pub mod spectrum;
 pub mod spectrum_figure;
+pub mod spectrum_section;
 pub mod spectrum_table;
 pub mod statistics;
 pub mod stored_spectrum;

@@ -18,7 +18,7 @@ use crate::record::{Record, Run, read_experiment, unfinished_runs};
 use crate::section::{Block, Picture, Section, Text};
 use crate::statistics::Estimate;
 use crate::table::{Cell, Column, Format, Table};
-use crate::{collect, continual, figures, file, forgetting, markdown, transfer};
+use crate::{collect, continual, figures, file, forgetting, markdown, spectrum_section, transfer};
 
 /// What the results do not say themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -143,6 +143,7 @@ fn sections(
             vec![Block::Figure(transfer_matrix(figure))],
         ));
     }
+    sections.extend(spectrum_section::section(&spec.title, runs));
     sections.extend(figures::sections(&spec.title, runs, comparison));
     sections.extend([
         section("Settings", settings(&records)),

@@ -284,3 +284,33 @@ fn the_front_page_cites_a_correlation() {
     let wrong = page("forgetting/rank", &[]).unwrap_err();
     assert_snapshot!(wrong, @r#"numbers: Spectrum against forgetting: `value` = "forgetting/rank": after the `/` stands one of effective_rank, stable_rank, energy, norm, output_overlap, input_overlap"#);
 }
+
+/// The report has the singular values of the last stage's updates alone: a rank-1 update of value 1 at weights of norm 16.
+#[test]
+fn a_report_has_the_last_stages_spectra() {
+    let (_results, runs) = stored(&[0, 1, 2, 3, 4, 5], |_| None);
+    let found = sharelora_report::spectrum_section::section("Made up", &runs).unwrap();
+    let Block::Table(table) = &found.blocks[0] else {
+        panic!()
+    };
+    let rows: Vec<Vec<&str>> = table
+        .rows
+        .iter()
+        .map(|row| row.iter().map(|cell| cell.text.as_str()).collect())
+        .collect();
+    let numbers = [
+        "3",
+        "1.000 ± 0.000",
+        "1.00 ± 0.00",
+        "1.00 ± 0.00",
+        "100.0 ± 0.0",
+        "6.25 ± 0.00",
+    ];
+    for (row, method) in rows.iter().zip(["LoRA", "ShareA"]) {
+        assert_eq!(row[..], [&[method], &numbers[..]].concat());
+    }
+    let Block::Figure(picture) = &found.blocks[1] else {
+        panic!()
+    };
+    assert_eq!(picture.figure.legend.len(), 2);
+}
