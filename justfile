@@ -76,6 +76,10 @@ check-reports:
 compare *ARGS:
     cargo run --release -- compare "$@"
 
+# Ask all stored results: `just query 'SELECT run, held_out_loss FROM records'`
+query *ARGS:
+    cargo run --release -- query "$@"
+
 # Write TensorBoard event files from stored steps
 tensorboard *ARGS:
     cargo run --release -- tensorboard "$@"

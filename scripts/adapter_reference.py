@@ -13,6 +13,7 @@ uses them, batches [steps, B, T] i64 and labels, -100 where a token has none.
 - `share_a_frozen`: the same with the A of layer 0 at every layer.
 - `vera`: PEFT's VeRA with its own A, B and d; b is drawn, so that every gradient is nonzero from the first step.
 - `rslora`, `dora`: PEFT's `use_rslora`, `use_dora`. A and B are drawn; the magnitudes are PEFT's, from before that.
+- `lora_plus`: LoRA with PEFT's `create_loraplus_optimizer`, B's rate 16 times that of A. A and B are drawn.
 - `orthogonal`, `pissa`: PEFT's `init_lora_weights`, their matrices as they come.
 """
 
@@ -22,13 +23,15 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, VeraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 STEPS, ROWS, LENGTH, MASKED = 8, 3, 10, 3
 RANK, ALPHA, RATE, DECAY = 4, 8, 5e-3, 0.01
+B_RATIO = 16
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-STRATEGIES = ["lora_fa", "share_a_frozen", "vera", "rslora", "dora", "orthogonal", "pissa"]
+STRATEGIES = ["lora_fa", "share_a_frozen", "vera", "rslora", "dora", "lora_plus", "orthogonal", "pissa"]
 
 
 def base(config: LlamaConfig) -> LlamaForCausalLM:
@@ -148,7 +151,13 @@ def main() -> None:
                 for which in ("init", "final"):
                     tensors[f"{name.removesuffix('_init')}_start_{which}"] = tensors[name].clone()
         trained = {id(p): p for p in model.parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY)
+        settings = {"lr": RATE, "betas": (0.9, 0.999), "eps": 1e-8}
+        if strategy == "lora_plus":
+            optimizer = create_loraplus_optimizer(
+                model, torch.optim.AdamW, loraplus_lr_ratio=B_RATIO, loraplus_weight_decay=DECAY, **settings
+            )
+        else:
+            optimizer = torch.optim.AdamW(trained.values(), weight_decay=DECAY, **settings)
         model.train()
         losses[strategy] = []
         for rows, targets in zip(batches, labels):
@@ -168,6 +177,7 @@ def main() -> None:
         "eps": 1e-8,
         "weight_decay": DECAY,
         "targets": TARGETS,
+        "b_learning_rate_ratios": {"lora_plus": B_RATIO},
         "losses": losses,
     }
     (out / "train.json").write_text(json.dumps(train, indent=1) + "\n")

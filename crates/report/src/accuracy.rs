@@ -101,11 +101,10 @@ fn panel(metric: &str, comparison: &Comparison) -> Panel {
         },
         x_scale: Scale::Log,
         x_range,
-        x_names: Vec::new(),
         y_range,
-        areas: Vec::new(),
         lines,
         marks,
+        ..Panel::default()
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::comparison::{axis_values, is_headline, label, lower_is_better, varying_axes};
 use crate::difference::{Difference, Test};
-use crate::figure::{Entry, Figure, Line, Mark, Panel, Scale, range};
+use crate::figure::{Entry, Figure, Line, Mark, Panel, range};
 use crate::number::{fixed, signed};
 use crate::record::{Record, Run, Status};
 use crate::statistics::{self, Estimate};
@@ -572,13 +572,12 @@ fn panel(metric: &str, sequences: &[&Sequence]) -> Panel {
             "Score"
         }
         .into(),
-        x_scale: Scale::Linear,
         x_range: (-0.4, stages.len() as f64 + 0.4),
         x_names: (0..).map(f64::from).zip(names.map(str::to_owned)).collect(),
         y_range: range(ends.into_iter()),
-        areas: Vec::new(),
         lines,
         marks,
+        ..Panel::default()
     }
 }
 

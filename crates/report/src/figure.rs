@@ -81,16 +81,26 @@ pub struct Mark {
 }
 
 /// How numbers stand along an axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scale {
     /// Evenly.
+    #[default]
     Linear,
     /// By their logarithm; data are given as they are and must be positive.
     Log,
 }
 
-/// One pair of axes.
+/// Words in data coordinates.
 #[derive(Debug, Clone, PartialEq)]
+pub struct Words {
+    /// Their middle.
+    pub at: (f64, f64),
+    /// What they say.
+    pub text: String,
+}
+
+/// One pair of axes.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Panel {
     /// Heading.
     pub title: String,
@@ -104,6 +114,8 @@ pub struct Panel {
     pub x_range: (f64, f64),
     /// Names of places along the bottom, instead of numbers.
     pub x_names: Vec<(f64, String)>,
+    /// Names of places along the side, instead of numbers.
+    pub y_names: Vec<(f64, String)>,
     /// Vertical range; data beyond it are drawn at its edge.
     pub y_range: (f64, f64),
     /// Areas, below all lines.
@@ -112,6 +124,8 @@ pub struct Panel {
     pub lines: Vec<Line>,
     /// Markers, above all lines.
     pub marks: Vec<Mark>,
+    /// Words, above all else.
+    pub words: Vec<Words>,
 }
 
 /// One entry of the legend.
@@ -229,6 +243,15 @@ fn font() -> std::result::Result<(), String> {
 
 fn text_style(points: i32) -> TextStyle<'static> {
     ("sans-serif", points * SCALE).into_font().color(&INK)
+}
+
+/// Of a text from the bottom to the top, by its middle.
+fn upright(points: i32) -> TextStyle<'static> {
+    ("sans-serif", points * SCALE)
+        .into_font()
+        .transform(FontTransform::Rotate270)
+        .color(&INK)
+        .pos(Pos::new(HPos::Center, VPos::Center))
 }
 
 /// Width of a text in pixels.
@@ -439,7 +462,21 @@ fn draw_panel<B: DrawingBackend>(
         let style = anchored(SMALL, HPos::Center, VPos::Center);
         area.draw(&Text::new(text, (x, bottom + 13 * SCALE), style))?;
     }
-    let (y_ticks, decimals) = ticks(panel.y_range, 6);
+    let room = (bottom - top) / panel.y_names.len().max(1) as i32 - 4 * SCALE;
+    let names = panel.y_names.iter().map(|(_, name)| name);
+    let size = names.map(|name| fitting(name, SMALL, room)).min();
+    for (y, name) in &panel.y_names {
+        let place = (left - 13 * SCALE, y_at(*y));
+        area.draw(&Text::new(
+            name.as_str(),
+            place,
+            upright(size.unwrap_or(SMALL)),
+        ))?;
+    }
+    let (y_ticks, decimals) = match panel.y_names.is_empty() {
+        true => ticks(panel.y_range, 6),
+        false => (Vec::new(), 0),
+    };
     for tick in y_ticks {
         let y = y_at(tick);
         area.draw(&PathElement::new(
@@ -489,6 +526,11 @@ fn draw_panel<B: DrawingBackend>(
         }
         draw_marker(area, (x, y), mark.marker, mark.colour)?;
     }
+    for words in &panel.words {
+        let place = (x_at(words.at.0), y_at(words.at.1));
+        let style = anchored(SMALL, HPos::Center, VPos::Center);
+        area.draw(&Text::new(words.text.as_str(), place, style))?;
+    }
     // Above the data, so that the frame is whole.
     area.draw(&Rectangle::new(
         [(left, top), (right, bottom)],
@@ -504,13 +546,8 @@ fn draw_panel<B: DrawingBackend>(
     area.draw(&Text::new(panel.title.as_str(), place, title))?;
     let place = (middle, bottom + 36 * SCALE);
     area.draw(&Text::new(panel.x_label.as_str(), place, heading))?;
-    let side = ("sans-serif", TEXT * SCALE)
-        .into_font()
-        .transform(FontTransform::Rotate270)
-        .color(&INK)
-        .pos(Pos::new(HPos::Center, VPos::Center));
     let place = ((corner.0 + 14) * SCALE, (top + bottom) / 2);
-    area.draw(&Text::new(panel.y_label.as_str(), place, side))
+    area.draw(&Text::new(panel.y_label.as_str(), place, upright(TEXT)))
 }
 
 fn draw_line<B: DrawingBackend>(

@@ -46,8 +46,11 @@ pub struct KeyNumber {
     pub experiment: String,
     /// `held_out_loss` or a metric, `task/metric`.
     pub value: String,
-    /// Methods as records name them; the differences are from LoRA.
+    /// Methods as records name them.
     pub methods: Vec<String>,
+    /// The method that the differences are from, LoRA where it is not said.
+    #[serde(default)]
+    pub against: Option<String>,
     /// Values of axes.
     #[serde(default, rename = "where")]
     pub axes: Axes,
@@ -204,8 +207,13 @@ impl Front {
             for (index, method) in number.methods.iter().enumerate() {
                 let failed = |e: Error| Error::Spec(format!("numbers: {}: {e}", number.question));
                 let study = studies.get(&number.experiment);
-                let found = match study {
-                    Some(study) => study.row(method, &number.axes).map_err(failed)?,
+                let row_of = |method: &str| match study {
+                    Some(study) => study.row(method, &number.axes).map_err(failed),
+                    None => Ok(None),
+                };
+                let found = row_of(method)?;
+                let other = match &number.against {
+                    Some(method) => row_of(method)?.map(|place| (method.as_str(), place)),
                     None => None,
                 };
                 let question = if index == 0 {
@@ -216,7 +224,7 @@ impl Front {
                 let mut row = vec![Cell::text(question), Cell::text(method_name(method))];
                 match study.zip(found) {
                     Some((study, place)) => {
-                        row.extend(number_cells(&study.comparison, place, &number.value))
+                        row.extend(number_cells(&study.comparison, place, other, &number.value))
                     }
                     None => row.extend([Cell::none(), Cell::text(NOT_RUN), Cell::none()]),
                 }
@@ -229,7 +237,7 @@ impl Front {
                 Column::left("Method"),
                 Column::right("Trained parameters"),
                 Column::right("Found (95 % interval)"),
-                Column::left("Against LoRA"),
+                Column::left("Against LoRA, or as named"),
             ],
             rows,
             notes: vec![
@@ -242,8 +250,13 @@ impl Front {
     }
 }
 
-/// Parameters, value and difference from LoRA of a row.
-fn number_cells(comparison: &Comparison, place: usize, value: &str) -> [Cell; 3] {
+/// Parameters, value, and difference from LoRA or from the row of `other` method, of the row at `place`.
+fn number_cells(
+    comparison: &Comparison,
+    place: usize,
+    other: Option<(&str, usize)>,
+    value: &str,
+) -> [Cell; 3] {
     let row = &comparison.rows[place];
     let count = match row.trainable_parameters {
         0 => Cell::none(),
@@ -266,11 +279,19 @@ fn number_cells(comparison: &Comparison, place: usize, value: &str) -> [Cell; 3]
         return [count, Cell::text(text), Cell::none()];
     };
     let pairs = comparison.loss_pairs();
-    let difference = match loss {
-        false => comparison
+    let difference = match (loss, other) {
+        (_, Some((_, other))) => {
+            let pairs = if loss {
+                Some(&pairs)
+            } else {
+                comparison.pairs.get(value)
+            };
+            pairs.and_then(|pairs| pairs.difference(place, other))
+        }
+        (false, None) => comparison
             .against(value, place)
             .map(|(_, difference)| difference),
-        true => comparison.references()[place]
+        (true, None) => comparison.references()[place]
             .filter(|_| row.method != "lora")
             .and_then(|reference| pairs.difference(place, reference)),
     };
@@ -278,7 +299,12 @@ fn number_cells(comparison: &Comparison, place: usize, value: &str) -> [Cell; 3]
     [
         count,
         Cell::text(with_interval(estimate, unit, &show)),
-        difference.map_or_else(Cell::none, |d| Cell::text(against(&d, unit, &show))),
+        difference.map_or_else(Cell::none, |d| {
+            let named = other.map_or_else(String::new, |(method, _)| {
+                format!("against {}: ", method_name(method))
+            });
+            Cell::text(named + &against(&d, unit, &show))
+        }),
     ]
 }
 

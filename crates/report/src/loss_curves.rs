@@ -2,7 +2,7 @@
 //! chooses the best step.
 
 use crate::comparison::{axis_values, label, varying_axes};
-use crate::figure::{Entry, Figure, Line, Mark, Panel, Scale, range};
+use crate::figure::{Entry, Figure, Line, Mark, Panel, range};
 use crate::record::{Run, Status, Step, natural};
 use crate::style;
 
@@ -112,13 +112,9 @@ fn panel(name: &str, setting: &str, y_label: &str) -> Panel {
         },
         x_label: "Optimizer step".into(),
         y_label: y_label.into(),
-        x_scale: Scale::Linear,
         x_range: (0.0, 1.0),
-        x_names: Vec::new(),
         y_range: (0.0, 1.0),
-        areas: Vec::new(),
-        lines: Vec::new(),
-        marks: Vec::new(),
+        ..Panel::default()
     }
 }
 

@@ -136,6 +136,12 @@ fn sections(
             vec![Block::Figure(stages(figure))],
         ));
     }
+    if let Some(figure) = transfer::figure(&spec.title, runs) {
+        sections.push(section(
+            "From task to task",
+            vec![Block::Figure(transfer_matrix(figure))],
+        ));
+    }
     sections.extend(figures::sections(&spec.title, runs, comparison));
     sections.extend([
         section("Settings", settings(&records)),
@@ -151,6 +157,17 @@ fn stages(figure: Figure) -> Picture {
         name: "stages".into(),
         alt: "Scores behind every stage".into(),
         caption: "Means over seeds; bars are the standard deviation over seeds, and methods stand beside one another.".into(),
+        figure,
+    }
+}
+
+fn transfer_matrix(figure: Figure) -> Picture {
+    Picture {
+        name: "transfer".into(),
+        alt: "Change of every measured task by the task that was trained on".into(),
+        caption: "Means over seeds less the untouched model ± standard deviations over seeds. A colour is as strong as the change is against the \
+                  largest of its column, over all methods."
+            .into(),
         figure,
     }
 }
@@ -633,7 +650,6 @@ fn run_blocks(records: &[&Record], unfinished: &[String]) -> Vec<Block> {
 fn run_table(records: &[&Record]) -> Table {
     let count = |number| Cell::number(thousands(number), number as f64);
     let rows = records.iter().map(|record| {
-        let total: f64 = record.seconds.values().filter(|s| s.is_finite()).sum();
         vec![
             Cell::text(&record.run),
             Cell::text(brief(&record.hash)),
@@ -641,7 +657,7 @@ fn run_table(records: &[&Record]) -> Table {
             count(record.steps),
             record.best_step.map_or_else(Cell::none, count),
             count(record.adapter_bytes),
-            count(total.round() as u64),
+            count(record.total_seconds().round() as u64),
         ]
     });
     Table {

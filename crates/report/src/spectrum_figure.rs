@@ -2,7 +2,7 @@
 //! map, and how far the updates of two layers overlap. A column or line is a setting; what stands there is the mean over its seeds.
 
 use crate::figure::heat_map::{Cells, HeatMap};
-use crate::figure::{Entry, Figure, Line, Mark, Panel, RGBColor, Scale, range};
+use crate::figure::{Entry, Figure, Line, Mark, Panel, RGBColor, range};
 use crate::spectrum::{AdapterSpectrum, Angles, Between, Spectra};
 use crate::spectrum_table::{of_projection, projections};
 use crate::style::{self, Marker};
@@ -95,13 +95,9 @@ fn panel(title: String, x_label: &str, x_range: (f64, f64)) -> Panel {
         title,
         x_label: x_label.into(),
         y_label: "Singular value".into(),
-        x_scale: Scale::Linear,
         x_range,
-        x_names: Vec::new(),
         y_range: (0.0, 1.0),
-        areas: Vec::new(),
-        lines: Vec::new(),
-        marks: Vec::new(),
+        ..Panel::default()
     }
 }
 

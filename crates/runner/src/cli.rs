@@ -178,6 +178,9 @@ enum Command {
         /// Also the runs that diverged, from the start
         #[arg(long)]
         diverged: bool,
+        /// Runs at a time, each in a process of its own with its share of the cores
+        #[arg(long, value_name = "N", default_value = "1")]
+        jobs: NonZeroUsize,
         /// Say what would be done and stop
         #[arg(long)]
         dry_run: bool,
@@ -439,12 +442,14 @@ fn dispatch(cli: Cli) -> Result<u8> {
             named,
             only,
             diverged,
+            jobs,
             dry_run,
         } => {
             let (context, folders) = project(common)?;
             let again = commands::Again {
                 only,
                 diverged,
+                jobs,
                 dry_run,
             };
             commands::retry(&context, &folders, &named, &again)

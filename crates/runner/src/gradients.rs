@@ -8,7 +8,6 @@ use sharelora_model::{
 use sharelora_tasks::Encoded;
 
 use crate::batch::Fill;
-use crate::experiment::TrainSpec;
 
 /// What is trained: a bank beside a frozen base, or the base itself; and where texts are labelled, a head.
 pub struct Learner {
@@ -57,11 +56,10 @@ impl Learner {
         decays
     }
 
-    /// What the learning rate of each of them is multiplied by: LoRA+'s ratio for a `B`, the head's own rate.
-    pub fn rates(&mut self, spec: &TrainSpec) -> Vec<f64> {
+    /// What the learning rate of each of them is multiplied by: `b` for a `B` (LoRA+'s ratio), `head` for the head's.
+    pub fn rates(&mut self, b: f64, head: f64) -> Vec<f64> {
         let mut rates: Vec<f64> = match &self.bank {
             Some(bank) => {
-                let ratio = spec.b_learning_rate_ratio.unwrap_or(1.0);
                 let layout = bank.layout();
                 let of = |list: &[Matrix], rate: f64| -> Vec<f64> {
                     let trained = list.iter().filter(|matrix| matrix.trained);
@@ -69,16 +67,13 @@ impl Learner {
                 };
                 [
                     of(&layout.a, 1.0),
-                    of(&layout.b, ratio),
+                    of(&layout.b, b),
                     of(&layout.extras, 1.0),
                 ]
                 .concat()
             }
             None => vec![1.0; self.model.config.weights().len()],
         };
-        let head = spec
-            .head_learning_rate
-            .map_or(1.0, |rate| rate / spec.learning_rate);
         rates.resize(self.matrices().len(), head);
         rates
     }

@@ -5,6 +5,7 @@
 //! method's name, or that of initial values, which are LoRA's then (`pissa`). Without `train.json` only the outputs are compared. A classifier's configuration names it in `architectures`.
 //! A JSON file holds prompts with token ids, likelihoods and greedy continuations of one real model.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +55,10 @@ struct Train {
     eps: f64,
     weight_decay: f64,
     targets: Vec<String>,
-    losses: std::collections::BTreeMap<String, Vec<f64>>,
+    losses: BTreeMap<String, Vec<f64>>,
+    /// LoRA+: the learning rate of every B over that of A, of strategies that are LoRA otherwise.
+    #[serde(default)]
+    b_learning_rate_ratios: BTreeMap<String, f64>,
 }
 
 /// Runs a reference folder, its base kept as `storage` says, and returns every comparison.
@@ -266,6 +270,8 @@ const NOISE: f64 = 1e-6;
 struct Steps<'a> {
     reference: &'a Reference,
     train: &'a Train,
+    /// Of every B over that of A.
+    ratio: f64,
     layout: Arc<Layout>,
     initial: Vec<Vec<f32>>,
     /// Batches of rows.
@@ -305,6 +311,7 @@ impl Steps<'_> {
             },
             learner.decays(),
         );
+        let rates = learner.rates(self.ratio, 1.0);
         let trained: Vec<bool> = self.layout.matrices().map(|m| m.trained).collect();
         let count = trained.iter().filter(|trained| **trained).count();
         let mut losses = Vec::new();
@@ -330,7 +337,8 @@ impl Steps<'_> {
             // The head is frozen in the reference: the bank's matrices come first.
             let matrices = learner.matrices().into_iter().take(count);
             for (i, (matrix, gradient)) in matrices.zip(found.matrices).enumerate() {
-                *matrix = optimizer.step(i, self.train.lr, matrix.clone(), gradient);
+                let rate = self.train.lr * rates[i];
+                *matrix = optimizer.step(i, rate, matrix.clone(), gradient);
             }
             if step == 0 && !shifts.is_empty() {
                 let mut all = bank_values(&learner);
@@ -375,9 +383,10 @@ fn steps(
         scaling: Scaling::Standard,
         init: Init::named(strategy).unwrap_or_default(),
     };
-    let method = match Init::named(strategy) {
-        Some(_) => Method::named("lora")?,
-        None => Method::named(strategy)?,
+    let ratio = train.b_learning_rate_ratios.get(strategy).copied();
+    let method = match Init::named(strategy).is_some() || ratio.is_some() {
+        true => Method::named("lora")?,
+        false => Method::named(strategy)?,
     };
     let sharing = method
         .sharing()
@@ -464,6 +473,7 @@ fn steps(
     let steps = Steps {
         reference,
         train,
+        ratio: ratio.unwrap_or(1.0),
         initial: of_owners("init")?,
         layout: layout.clone(),
         batches: examples
@@ -472,7 +482,15 @@ fn steps(
             .collect(),
     };
     let mut trained = steps.run(&[])?;
-    let shifts = undetermined(&trained, &expected, train);
+    let shifts = undetermined(&trained, &expected, train, |matrix| {
+        let b = layout.a.len()..layout.a.len() + layout.b.len();
+        train.lr
+            * if b.contains(&matrix) {
+                steps.ratio
+            } else {
+                1.0
+            }
+    });
     let note = match shifts.len() {
         0 => String::new(),
         n => {
@@ -515,9 +533,13 @@ fn steps(
 }
 
 /// The entries that end further than the tolerance from where they should, by what rounding can do to their first
-/// update.
-fn undetermined(trained: &Trained, expected: &[Vec<f32>], train: &Train) -> Vec<Shift> {
-    let update = |g: f64| train.lr * g / (g.abs() + train.eps);
+/// update; `rate` is the learning rate of a matrix.
+fn undetermined(
+    trained: &Trained,
+    expected: &[Vec<f32>],
+    train: &Train,
+    rate: impl Fn(usize) -> f64,
+) -> Vec<Shift> {
     let mut shifts = Vec::new();
     for (matrix, ((found, expected), first)) in trained
         .values
@@ -526,6 +548,7 @@ fn undetermined(trained: &Trained, expected: &[Vec<f32>], train: &Train) -> Vec<
         .zip(&trained.first)
         .enumerate()
     {
+        let update = |g: f64| rate(matrix) * g / (g.abs() + train.eps);
         let largest = first.iter().fold(0f32, |m, g| m.max(g.abs()));
         let noise = NOISE * f64::from(largest);
         for (entry, ((found, expected), gradient)) in
@@ -816,6 +839,7 @@ mod tests {
             weight_decay: 0.0,
             targets: Vec::new(),
             losses: Default::default(),
+            b_learning_rate_ratios: BTreeMap::new(),
         };
         let trained = |values: Vec<f32>| Trained {
             losses: Vec::new(),
@@ -824,7 +848,7 @@ mod tests {
         };
         let expected = [vec![0.0; 4]];
         let excused = |values: [f32; 4]| {
-            undetermined(&trained(values.to_vec()), &expected, &train)
+            undetermined(&trained(values.to_vec()), &expected, &train, |_| train.lr)
                 .iter()
                 .map(|s| s.entry)
                 .collect::<Vec<_>>()

@@ -1151,6 +1151,20 @@ pub(crate) mod tests {
         assert_eq!(plain.runs[0].hash(), all.runs[2].hash());
     }
 
+    /// An axis more gives runs other labels and folders, and the stages that were done stay done.
+    #[test]
+    fn an_axis_more_reuses_the_stages() {
+        let before = planned(&staged(""), &["axes.method=[\"lora\"]"]).unwrap();
+        let more = ["axes.method=[\"lora\"]", "axes.adapter.rank=[2, 4]"];
+        let after = planned(&staged(""), &more).unwrap();
+        assert_eq!(
+            labels(&after)[2..],
+            ["lora-seed0-rank4-first", "lora-seed0-rank4-first+second"]
+        );
+        let hashes = |runs: &[ResolvedRun]| runs.iter().map(ResolvedRun::hash).collect::<Vec<_>>();
+        assert_eq!(hashes(&before.runs), hashes(&after.runs[2..]));
+    }
+
     /// What cannot be combined is refused by name.
     #[test]
     fn stages_and_axes_do_not_contradict() {
@@ -1160,6 +1174,14 @@ pub(crate) mod tests {
         insta::assert_snapshot!(refused(&staged("[sequence]\norders = [[\"third\"]]\n"), &[]), @r#"experiments/x.toml: [sequence] `orders`: "third" is no stage: choices: first, second"#);
         let typo = staged("").replace("steps = 3", "stpes = 3");
         assert!(refused(&typo, &[]).contains("[train] unknown key `stpes`"));
+        let best = [
+            "train.best_by=metric",
+            "evaluate=[{ task = \"pocket\", loss = { held_out = 4 } }]",
+        ];
+        assert!(
+            refused(SMALL, &best)
+                .contains("[train] `best_by`: `metric` is that of the first [[evaluate]]")
+        );
         let loss = "evaluate=[{ task = \"pocket\", loss = { held_out = 4 } }]";
         insta::assert_snapshot!(refused(SMALL, &[loss]), @"experiments/x.toml: [[evaluate]] loss: `held_out`: 4 of all rows of `pocket`, and [train] holds out 0 of all: rows that are trained on would be measured");
     }

@@ -81,7 +81,11 @@ pub fn train(
         },
         learner.decays(),
     );
-    let rates = learner.rates(spec);
+    let head = spec.head_learning_rate;
+    let rates = learner.rates(
+        spec.b_learning_rate_ratio.unwrap_or(1.0),
+        head.map_or(1.0, |rate| rate / spec.learning_rate),
+    );
     let mut state = Progressed::default();
     let mut best: Option<Vec<Vec<f32>>> = None;
     match checkpoint::load(&dir.checkpoint(), &sizes) {

@@ -32,12 +32,12 @@ const STRATEGIES: [&str; 7] = [
     "pissa",
 ];
 
-/// `scripts/adapter_reference.py`: eight AdamW steps of PEFT with each.
+/// `scripts/adapter_reference.py`: eight AdamW steps of PEFT with each, and with LoRA+'s rates.
 #[test]
 fn losses_and_matrices_are_those_of_peft() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
     let checks = parity(&folder, Storage::F32, &Device::flex()).unwrap();
-    for strategy in STRATEGIES {
+    for strategy in STRATEGIES.iter().chain(&["lora_plus"]) {
         let of = |check: &&sharelora::parity::Check| check.name.starts_with(strategy);
         assert!(checks.iter().filter(of).count() >= 3, "{strategy}");
     }

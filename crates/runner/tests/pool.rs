@@ -187,6 +187,12 @@ fn finished_runs_of_another_experiment_are_taken_over() {
                 \"train.warmup_steps\" = [1]\n";
     project.write("experiments/other.toml", text);
     project.succeed(&["sweep", "tiny"]);
+    let planned = project.succeed(&["plan", "other"]).out;
+    assert!(
+        planned.contains("3 runs: 0 done, 2 done in other experiments, 1 to do."),
+        "{planned}"
+    );
+    assert!(planned.contains("done in tiny"), "{planned}");
     let output = project.succeed(&["sweep", "other"]);
     assert_eq!(
         output.err.matches("taken over from ").count(),

@@ -177,6 +177,28 @@ fn a_second_call_submits_what_is_missing() {
     assert_eq!(pretended.scripts().len(), 2);
 }
 
+/// What another experiment has done needs no job: it is taken over, and a dry run does not count it.
+#[test]
+fn what_another_experiment_has_done_is_not_submitted() {
+    let pretended = Pretended::new();
+    let other = "extends = \"tiny\"\ntitle = \"Other\"\n[axes]\nmethod = [\"lora\"]\nseed = [0]\n";
+    pretended.project.write("experiments/other.toml", other);
+    pretended.project.succeed(&["sweep", "other", "--quiet"]);
+    let shown = pretended.sweep(&["--dry-run"]);
+    assert_eq!(
+        runs(&shown.out),
+        ["0) runs=(base) ;;", "1) runs=(share_a-seed0) ;;"]
+    );
+    let said = pretended.sweep(&["--no-wait"]);
+    assert!(
+        said.err.contains("2 runs submitted as 2 tasks of job 7"),
+        "{}",
+        said.err
+    );
+    let plan = pretended.project.succeed(&["plan", "tiny"]).out;
+    assert!(plan.contains("3 runs: 1 done, 2 to do."), "{plan}");
+}
+
 /// Arrays are no longer than the cluster allows, and tasks no more than the user may have in the queue.
 #[test]
 fn the_limits_of_a_cluster_hold() {

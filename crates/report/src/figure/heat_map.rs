@@ -148,13 +148,8 @@ fn draw_cells<B: DrawingBackend>(
     area.draw(&Text::new(cells.title.as_str(), place, centre(size)))?;
     let place = (middle, bottom + 36 * SCALE);
     area.draw(&Text::new(cells.x_label.as_str(), place, centre(TEXT)))?;
-    let side = ("sans-serif", TEXT * SCALE)
-        .into_font()
-        .transform(FontTransform::Rotate270)
-        .color(&INK)
-        .pos(Pos::new(HPos::Center, VPos::Center));
     let place = ((corner.0 + 14) * SCALE, (top + bottom) / 2);
-    area.draw(&Text::new(cells.y_label.as_str(), place, side))
+    area.draw(&Text::new(cells.y_label.as_str(), place, upright(TEXT)))
 }
 
 /// Which of `count` rows or columns have their number beside them: all, or every 2nd, 5th, 10th, ... so that at most ten do.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::comparison::{axis_values, label, varying_axes};
-use crate::figure::{Area, Figure, Line, Mark, Panel, Scale, range};
+use crate::figure::{Area, Figure, Line, Mark, Panel, range};
 use crate::record::{Run, Status, Step, natural};
 use crate::statistics::{mean, standard_deviation};
 use crate::style;
@@ -144,12 +144,11 @@ fn panel(place: usize, setting: &str, losses: bool, curves: &[&(&Run, Vec<Point>
             "Score of the task"
         }
         .into(),
-        x_scale: Scale::Linear,
         x_range: (-0.02 * last, 1.03 * last),
-        x_names: Vec::new(),
         y_range: range(ys.into_iter()),
         areas,
         lines,
         marks,
+        ..Panel::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::comparison::{Comparison, lower_is_better};
 use crate::difference::Difference;
-use crate::figure::{Figure, INK, Line, Mark, Panel, Scale, range};
+use crate::figure::{Figure, INK, Line, Mark, Panel, range};
 use crate::style;
 
 /// Metrics that are drawn.
@@ -88,11 +88,9 @@ fn panel(comparison: &Comparison, metric: Option<&str>) -> Option<Panel> {
             "Difference"
         }
         .into(),
-        x_scale: Scale::Linear,
         x_range,
         x_names: names,
         y_range: range(ends.into_iter()),
-        areas: Vec::new(),
         lines: vec![Line {
             points: vec![(x_range.0, 0.0), (x_range.1, 0.0)],
             colour: INK,
@@ -101,5 +99,6 @@ fn panel(comparison: &Comparison, metric: Option<&str>) -> Option<Panel> {
             dashed: true,
         }],
         marks,
+        ..Panel::default()
     })
 }

@@ -79,13 +79,11 @@ fn stack(model: &str, bars: &[&Bar], parts: &[usize]) -> Panel {
         title: model.to_owned(),
         x_label: String::new(),
         y_label: "Memory (GiB)".into(),
-        x_scale: Scale::Linear,
         x_range: (-0.6, bars.len() as f64 - 0.4),
         x_names: (0..).map(f64::from).zip(names).collect(),
         y_range: (0.0, 1.06 * highest),
         areas,
-        lines: Vec::new(),
-        marks: Vec::new(),
+        ..Panel::default()
     }
 }
 
@@ -174,8 +172,8 @@ fn size_panel(
             .collect(),
         // A little below 0, so that markers there are whole.
         y_range: (-0.03 * highest, highest),
-        areas: Vec::new(),
         lines,
         marks,
+        ..Panel::default()
     }
 }

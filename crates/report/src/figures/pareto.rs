@@ -152,9 +152,7 @@ fn panel(quality: &Quality, rows: &[&Row], parameters: bool) -> Panel {
             Scale::Linear
         },
         x_range,
-        x_names: Vec::new(),
         y_range: range(ends.into_iter()),
-        areas: Vec::new(),
         lines: vec![Line {
             points: front(&points, quality.lower_is_better()),
             colour: INK,
@@ -163,6 +161,7 @@ fn panel(quality: &Quality, rows: &[&Row], parameters: bool) -> Panel {
             dashed: true,
         }],
         marks,
+        ..Panel::default()
     }
 }
 

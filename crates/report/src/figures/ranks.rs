@@ -65,8 +65,8 @@ fn panel(quality: &Quality, rows: &[(f64, &Row)]) -> Panel {
         x_range: (least.min(most) / 1.3, most * 1.3),
         x_names: names.iter().map(|rank| (*rank, rank.to_string())).collect(),
         y_range: range(ends.into_iter()),
-        areas: Vec::new(),
         lines,
         marks,
+        ..Panel::default()
     }
 }

@@ -78,6 +78,12 @@ pub fn figure(picture: &Picture, looks: &Looks, points: &mut Vec<Value>) -> Resu
 
 /// What the axes show, for those who do not see them.
 fn ranges(panel: &Panel) -> String {
+    if !panel.y_names.is_empty() {
+        return format!(
+            "{} along the bottom, {} along the side.",
+            panel.x_label, panel.y_label
+        );
+    }
     format!(
         "{}, {} to {}; {}, {} to {}.",
         panel.x_label,
@@ -107,6 +113,21 @@ fn values(figure: &Figure, panel: &Panel, axes: &Axes) -> Value {
         place.map_or_else(|| shown(x), |(_, name)| name.clone())
     };
     let mut values: Vec<Value> = Vec::new();
+    let beside = |y: f64| {
+        let place = panel.y_names.iter().find(|(at, _)| *at == y);
+        place.map(|(_, name)| name.clone())
+    };
+    for words in &panel.words {
+        let (x, y) = words.at;
+        let name = beside(y).unwrap_or_default();
+        values.push(json!([
+            axes.x(x, 0.0),
+            axes.y(y),
+            name,
+            along(x),
+            words.text
+        ]));
+    }
     let stride = panel.marks.len().div_ceil(MOST_POINTS).max(1);
     for mark in panel.marks.iter().step_by(stride) {
         let (x, y) = mark.at;

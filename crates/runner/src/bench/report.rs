@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use sharelora_report::figure::{Entry, Figure, Line, Panel, RGBColor, Scale, write_png, write_svg};
+use sharelora_report::figure::{Entry, Figure, Line, Panel, RGBColor, write_png, write_svg};
 use sharelora_report::number::{fixed, thousands};
 use sharelora_report::style::method_name;
 use sharelora_report::{Cell, Column, Format, Table, file};
@@ -769,13 +769,9 @@ fn panel(
         title: title.into(),
         x_label: String::new(),
         y_label: "Ratio".into(),
-        x_scale: Scale::Linear,
         x_range: (0.0, 1.0),
-        x_names: Vec::new(),
         y_range: (0.0, 1.0),
-        areas: Vec::new(),
-        lines: Vec::new(),
-        marks: Vec::new(),
+        ..Panel::default()
     };
     let mut sides = Vec::new();
     let mut bars = Vec::new();

@@ -4,23 +4,74 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
-use sharelora_adapters::{PeftInfo, export_peft, load_native, save_native};
+use sharelora_adapters::{Bank, Module, PeftInfo, export_peft, load_native, save_native};
 use sharelora_hub::{Progress, Source};
 use sharelora_report::{Record, method_comparison};
 
 use crate::cli::ExportFormat;
 use crate::error::{AbsentError, UsageError};
 use crate::store::{ADAPTER_FILE, read_run};
-use crate::{Context, base};
+use crate::{Context, ResolvedRun, base};
 
-/// Writes the adapter of the run in `dir` into the folder `out`.
+/// Writes the adapter of the run in `dir`, or its results, into the folder `out`.
 ///
 /// # Errors
-/// `dir` is no run's folder, or the run has no adapter.
+/// `dir` is no run's folder, or the run has no adapter or has not ended.
 pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -> Result<u8> {
-    if format == ExportFormat::MethodComparison {
-        return method_comparison(context, dir, out);
+    match format {
+        ExportFormat::Peft => peft(context, dir, out),
+        ExportFormat::Native => native(dir, out),
+        ExportFormat::LmEval => lm_eval(dir, out),
+        ExportFormat::MethodComparison => method_comparison(context, dir, out),
     }
+}
+
+fn peft(context: &Context, dir: &Path, out: &Path) -> Result<u8> {
+    let run = stored_run(dir)?;
+    let (bank, modules) = adapter(&run, dir)?;
+    let name = match &run.model.config {
+        Source::Hf { repo, .. } => repo.clone(),
+        _ => run.model.name.clone(),
+    };
+    // Which modules there are, and how they keep their weights, is the configuration's to say.
+    let config = base::config(&run.model, &context.hub, Progress::Quiet)?;
+    let task_type = match modules.is_empty() {
+        true => "CAUSAL_LM",
+        false => "SEQ_CLS",
+    };
+    let info = PeftInfo {
+        task_type: task_type.into(),
+        base_model_name_or_path: name,
+        fan_in_fan_out: config.fan_in_fan_out(),
+        modules: config.modules(),
+    };
+    create(out)?;
+    export_peft(&bank, &modules, &info, out)?;
+    super::print(&out.display().to_string())?;
+    Ok(0)
+}
+
+fn native(dir: &Path, out: &Path) -> Result<u8> {
+    let (bank, modules) = adapter(&stored_run(dir)?, dir)?;
+    create(out)?;
+    save_native(&bank, &modules, &out.join(ADAPTER_FILE))?;
+    super::print(&out.display().to_string())?;
+    Ok(0)
+}
+
+fn lm_eval(dir: &Path, out: &Path) -> Result<u8> {
+    stored_run(dir)?;
+    for path in sharelora_report::write_lm_eval(&record(dir)?, dir, out)? {
+        super::print(&path.display().to_string())?;
+    }
+    Ok(0)
+}
+
+fn create(out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))
+}
+
+fn stored_run(dir: &Path) -> Result<ResolvedRun> {
     if !dir.join("run.json").is_file() {
         return Err(AbsentError(format!(
             "{}: no run.json: name a folder of results/EXPERIMENT",
@@ -28,14 +79,11 @@ pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -
         ))
         .into());
     }
-    let run = read_run(dir)?;
-    if format == ExportFormat::LmEval {
-        let record = record(dir)?;
-        for path in sharelora_report::write_lm_eval(&record, dir, out)? {
-            super::print(&path.display().to_string())?;
-        }
-        return Ok(0);
-    }
+    Ok(read_run(dir)?)
+}
+
+/// The adapter that a run has left, and the modules that were trained with it.
+fn adapter(run: &ResolvedRun, dir: &Path) -> Result<(Bank, Vec<Module>)> {
     if run.adapter.is_none() {
         return Err(UsageError(format!(
             "{}: the method `{}` has no adapter",
@@ -54,35 +102,7 @@ pub fn export(context: &Context, dir: &Path, format: ExportFormat, out: &Path) -
         ))
         .into());
     }
-    let (bank, modules) = load_native(&file, &Device::flex())?;
-    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    match format {
-        ExportFormat::Peft => {
-            let name = match &run.model.config {
-                Source::Hf { repo, .. } => repo.clone(),
-                _ => run.model.name.clone(),
-            };
-            // Which modules there are, and how they keep their weights, is the configuration's to say.
-            let config = base::config(&run.model, &context.hub, Progress::Quiet)?;
-            let task_type = match modules.is_empty() {
-                true => "CAUSAL_LM",
-                false => "SEQ_CLS",
-            };
-            let info = PeftInfo {
-                task_type: task_type.into(),
-                base_model_name_or_path: name,
-                fan_in_fan_out: config.fan_in_fan_out(),
-                modules: config.modules(),
-            };
-            export_peft(&bank, &modules, &info, out)?;
-        }
-        ExportFormat::LmEval | ExportFormat::MethodComparison => {
-            unreachable!("written above")
-        }
-        ExportFormat::Native => save_native(&bank, &modules, &out.join(ADAPTER_FILE))?,
-    }
-    super::print(&out.display().to_string())?;
-    Ok(0)
+    Ok(load_native(&file, &Device::flex())?)
 }
 
 fn record(dir: &Path) -> Result<Record> {

@@ -1,6 +1,7 @@
 //! `plan`, `sweep --dry-run` and `params`: what would run, and what it would cost.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -76,6 +77,8 @@ struct Row<'a> {
     label: String,
     hash: String,
     state: State,
+    /// The other experiment that has finished this run, where this one has not: it is taken over from there.
+    elsewhere: Option<String>,
     estimate: Option<Estimate>,
     cost: Cost,
 }
@@ -83,6 +86,20 @@ struct Row<'a> {
 impl Row<'_> {
     fn done(&self) -> bool {
         matches!(self.state, State::Done(_))
+    }
+
+    fn to_do(&self) -> bool {
+        !self.done() && self.elsewhere.is_none()
+    }
+
+    fn state_word(&self) -> String {
+        match (&self.state, &self.elsewhere) {
+            (State::Done(record), _) => record.status.name().into(),
+            (_, Some(experiment)) => format!("done in {experiment}"),
+            (State::New, None) => "to do".into(),
+            (State::Unfinished(reason), None) => format!("to do ({reason})"),
+            (State::Broken(reason), None) => format!("to do again ({reason})"),
+        }
     }
 
     /// Adapter, checkpoint and samples; without samples where these were not measured.
@@ -114,7 +131,7 @@ pub fn plan(
                 let disk = row.disk_bytes();
                 json!({
                     "label": row.label, "hash": row.hash, "folder": folder(row),
-                    "state": state_word(&row.state), "estimate": row.estimate,
+                    "state": row.state_word(), "estimate": row.estimate,
                     "cost": row.cost, "disk_bytes": disk, "run": row.run,
                 })
             })
@@ -166,6 +183,7 @@ fn rows<'a>(
     runs: &[&'a ResolvedRun],
 ) -> Result<(Vec<Row<'a>>, Option<String>)> {
     let store = folders.store();
+    let others = store.folders();
     let mut configs = Configs::default();
     let mut estimates: HashMap<String, Option<Estimate>> = HashMap::new();
     let mut measured = Measurements::read(&folders.results);
@@ -191,9 +209,15 @@ fn rows<'a>(
             }
         };
         let folder = format!("{label}-{}", &hash[..8]);
+        let state = store.state_of(&run.experiment, &folder, &hash);
+        let twin = match state {
+            State::Done(_) => None,
+            _ => store.done_elsewhere(run, &others),
+        };
         rows.push(Row {
             run,
-            state: store.state_of(&run.experiment, &folder, &hash),
+            state,
+            elsewhere: twin.as_deref().and_then(experiment_of),
             label,
             hash,
             estimate,
@@ -203,17 +227,14 @@ fn rows<'a>(
     Ok((rows, note))
 }
 
-fn folder(row: &Row) -> String {
-    format!("{}-{}", row.label, &row.hash[..8])
+/// The experiment that a run's folder is in.
+fn experiment_of(dir: &Path) -> Option<String> {
+    let experiment = dir.parent()?.file_name()?;
+    Some(experiment.to_string_lossy().into_owned())
 }
 
-fn state_word(state: &State) -> String {
-    match state {
-        State::New => "to do".into(),
-        State::Unfinished(reason) => format!("to do ({reason})"),
-        State::Broken(reason) => format!("to do again ({reason})"),
-        State::Done(record) => record.status.name().into(),
-    }
+fn folder(row: &Row) -> String {
+    format!("{}-{}", row.label, &row.hash[..8])
 }
 
 fn plan_table(title: &str, rows: &[Row]) -> Table {
@@ -251,14 +272,18 @@ fn plan_table(title: &str, rows: &[Row]) -> Table {
                 || Cell::text("unknown"),
                 |t| Cell::text(format!("{at_most}{}", duration(t))),
             ),
-            Cell::text(state_word(&row.state)),
+            Cell::text(row.state_word()),
         ]);
     }
     let done = rows.iter().filter(|row| row.done()).count();
+    let to_do = rows.iter().filter(|row| row.to_do()).count();
+    let elsewhere = match rows.len() - done - to_do {
+        0 => String::new(),
+        n => format!("{n} done in other experiments, "),
+    };
     table.notes.push(format!(
-        "{} runs: {done} done, {} to do.",
-        rows.len(),
-        rows.len() - done
+        "{} runs: {done} done, {elsewhere}{to_do} to do.",
+        rows.len()
     ));
     // The largest run, in parts: what to change where it does not fit.
     if let Some((row, e)) = rows
@@ -285,7 +310,7 @@ fn plan_table(title: &str, rows: &[Row]) -> Table {
 
 /// Time and disk of what is to do, and where the times come from.
 fn totals(context: &Context, named: &Named, rows: &[Row], jobs: usize) -> Vec<String> {
-    let to_do: Vec<&Row> = rows.iter().filter(|row| !row.done()).collect();
+    let to_do: Vec<&Row> = rows.iter().filter(|row| row.to_do()).collect();
     if to_do.is_empty() {
         return Vec::new();
     }

@@ -15,6 +15,8 @@ use crate::{Context, ResolvedRun};
 pub struct Again {
     pub only: Option<String>,
     pub diverged: bool,
+    /// Runs at once.
+    pub jobs: NonZeroUsize,
     /// Say it and stop.
     pub dry_run: bool,
 }
@@ -76,5 +78,5 @@ pub fn retry(context: &Context, folders: &Folders, named: &Named, again: &Again)
         .iter()
         .filter(|run| runs.iter().any(|other| std::ptr::eq(*other, *run)))
         .collect();
-    super::sweep::sweep_runs(context, folders, named, &plan, &runs, NonZeroUsize::MIN)
+    super::sweep::sweep_runs(context, folders, named, &plan, &runs, again.jobs)
 }

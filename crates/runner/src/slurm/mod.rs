@@ -25,7 +25,7 @@ pub use spec::SlurmSpec;
 
 use crate::plan::hex;
 use crate::progress::Progress;
-use crate::store::State;
+use crate::store::{State, StoreError};
 use crate::sweep::Outcome;
 use crate::{ResolvedRun, Store, host};
 use manifest::Submission;
@@ -125,6 +125,7 @@ impl SlurmSweep<'_> {
     /// # Errors
     /// Slurm is not here or refuses a job, or the results' folder cannot be written.
     pub fn sweep(&self, wait: bool) -> Result<Option<Followed>> {
+        self.take_over()?;
         let done_before: BTreeSet<String> = self
             .runs
             .iter()
@@ -154,6 +155,23 @@ impl SlurmSweep<'_> {
         Ok(Some(self.ended(&done_before, &seen)))
     }
 
+    /// Fills the folders of runs that other experiments have done: no job is needed for these.
+    fn take_over(&self) -> Result<()> {
+        let others = self.store.folders();
+        for run in self.runs {
+            let done = matches!(self.store.state(run), State::Done(_));
+            if done || self.store.done_elsewhere(run, &others).is_none() {
+                continue;
+            }
+            match self.store.open(run) {
+                // A task of an earlier call is at it.
+                Ok(_) | Err(StoreError::Busy { .. }) => {}
+                Err(e) => return Err(e).with_context(|| format!("run {}", run.label())),
+            }
+        }
+        Ok(())
+    }
+
     fn say(&self, text: &str) {
         if !self.quiet {
             eprintln!("{text}");
@@ -180,11 +198,13 @@ impl SlurmSweep<'_> {
 
     /// Runs that are neither done, nor in the queue, nor tried by this call.
     fn missing(&self, live: &BTreeMap<String, u64>, tried: &BTreeSet<String>) -> Vec<&ResolvedRun> {
+        let others = self.store.folders();
         let open = |run: &&ResolvedRun| {
             let folder = run.folder();
             !live.contains_key(&folder)
                 && !tried.contains(&folder)
                 && !matches!(self.store.state(run), State::Done(_))
+                && self.store.done_elsewhere(run, &others).is_none()
         };
         self.runs.iter().copied().filter(open).collect()
     }
