@@ -324,7 +324,7 @@ mod tests {
         for i in 0..127 {
             assert!(entries[i] == -entries[254 - i] && entries[i] < entries[i + 1]);
         }
-        assert_eq!(MAP.nearest(0.0), entries[132]);
+        assert_eq!(MAP.nearest(0.0), entries[131]);
         assert_eq!((MAP.nearest(7.0), MAP.nearest(-7.0)), (1.0, entries[0]));
         assert_eq!(MAP.nearest(f32::NAN), entries[0]);
     }
