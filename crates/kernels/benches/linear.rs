@@ -61,7 +61,7 @@ fn projections(c: &mut Criterion) {
             let (x, dy) = (values(n * input), values(n * out));
             let (mut y, mut dx) = (vec![0.0; n * out], vec![0.0; n * input]);
             group.throughput(Throughput::Elements((n * input * out) as u64));
-            for format in [Format::F32, Format::Bf16, Format::Q8_0] {
+            for format in [Format::F32, Format::Bf16, Format::Q8_0, Format::Nf4] {
                 let weights = weights(input, outs, format);
                 let weights: Vec<&Matrix> = weights.iter().collect();
                 let id = |pass: &str| BenchmarkId::new(format!("{pass} {format}"), n);

@@ -971,16 +971,16 @@ mod tests {
         /// Quantised weights give what their values in full precision give, to the bit.
         #[test]
         fn quantised_weights_are_their_values(n in prop::sample::select(vec![1usize, 8, 40, 150]), blocks in 1usize..5, out in 1usize..130,
-                                              seed: u64, four: bool) {
-            let input = 32 * blocks;
+                                              seed: u64, format in prop::sample::select(vec![Format::Q8_0, Format::Q4_1, Format::Nf4])) {
+            let input = if format == Format::Nf4 { 64 } else { 32 } * blocks;
             let rng = &mut ChaCha8Rng::seed_from_u64(seed);
-            let quantised = if four {
+            let quantised = if format == Format::Q4_1 {
                 let mut raw = vec![0u8; out * blocks * 20];
                 rng.fill(&mut raw[..]);
                 raw.chunks_exact_mut(20).for_each(|b| { b[1] = 0x2c; b[3] = 0xac; });
-                Matrix::new(out, input, Format::Q4_1, crate::matrix::Bytes::copy_of(&raw), None).unwrap()
+                Matrix::new(out, input, format, crate::matrix::Bytes::copy_of(&raw), None).unwrap()
             } else {
-                Matrix::from_f32(out, input, random(rng, out * input)).to_format(Format::Q8_0)
+                Matrix::from_f32(out, input, random(rng, out * input)).to_format(format)
             };
             let plain = Matrix::from_f32(out, input, quantised.values());
             let (x, dy) = (random(rng, n * input), random(rng, n * out));

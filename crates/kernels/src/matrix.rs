@@ -3,7 +3,9 @@
 //! A pretrained weight stays as it is stored: on the heap or in a mapped file, in full, half or block-quantised precision.
 //! Nothing here ever makes an `f32` copy of a whole weight, except [`Matrix::values`], which says so. Block layouts are ggml's
 //! (`ggml-common.h`, structs `block_q8_0` and `block_q4_1`; `ggml-quants.c`, functions `dequantize_row_*` and
-//! `quantize_row_q8_0_ref`).
+//! `quantize_row_q8_0_ref`). NF4, which no file here has, is made of another format.
+
+mod nf4;
 
 use std::fmt;
 use std::ops::Range;
@@ -18,7 +20,7 @@ use crate::simd;
 // Files hold little-endian numbers, and `f32` is read from them in place.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// Values of a block in the quantised formats.
+/// Values of a block in ggml's formats.
 const BLOCK: usize = 32;
 
 /// How the values of a row are stored.
@@ -36,17 +38,29 @@ pub enum Format {
     /// Blocks of 32 values in 20 bytes: half-precision `d` and `m`, then 16 bytes whose low nibbles are `q` of values 0 to 15
     /// and whose high nibbles those of 16 to 31; a value is `d q + m`. Read only.
     Q4_1,
+    /// Blocks of 64 values in 36 bytes: QLoRA's NormalFloat of 4 bits with double quantisation (arXiv 2305.14314), the values
+    /// those of bitsandbytes.
+    Nf4,
 }
 
 impl Format {
     /// Bytes of a row of so many values; `None` where they do not fill whole blocks (or not in `usize`).
     pub fn row_bytes(self, columns: usize) -> Option<usize> {
+        let (values, bytes) = self.block();
+        match columns.is_multiple_of(values) {
+            true => (columns / values).checked_mul(bytes),
+            false => None,
+        }
+    }
+
+    /// Values of a block, and its bytes.
+    fn block(self) -> (usize, usize) {
         match self {
-            Self::F32 => columns.checked_mul(4),
-            Self::Bf16 | Self::F16 => columns.checked_mul(2),
-            Self::Q8_0 | Self::Q4_1 if !columns.is_multiple_of(BLOCK) => None,
-            Self::Q8_0 => (columns / BLOCK).checked_mul(34),
-            Self::Q4_1 => (columns / BLOCK).checked_mul(20),
+            Self::F32 => (1, 4),
+            Self::Bf16 | Self::F16 => (1, 2),
+            Self::Q8_0 => (BLOCK, 34),
+            Self::Q4_1 => (BLOCK, 20),
+            Self::Nf4 => (nf4::BLOCK, nf4::BYTES),
         }
     }
 }
@@ -59,6 +73,7 @@ impl fmt::Display for Format {
             Self::F16 => "F16",
             Self::Q8_0 => "Q8_0",
             Self::Q4_1 => "Q4_1",
+            Self::Nf4 => "NF4",
         })
     }
 }
@@ -113,7 +128,8 @@ impl Bytes {
 #[allow(missing_docs)] // the messages say it
 pub enum MatrixError {
     #[error(
-        "{columns} columns do not fill whole {format} blocks of {BLOCK} values: store this matrix as F32, BF16 or F16"
+        "{columns} columns do not fill whole {format} blocks of {} values: store this matrix as F32, BF16 or F16",
+        .format.block().0
     )]
     Blocks { format: Format, columns: usize },
     #[error(
@@ -280,7 +296,7 @@ impl Matrix {
     /// Writes some columns of some rows as `f32` to `out`, (rows.len(), columns.len()) with rows `stride` apart.
     ///
     /// # Panics
-    /// Where there are no such rows and columns, `out` is too short, or `columns` cut a block of 32.
+    /// Where there are no such rows and columns, `out` is too short, or `columns` cut a block.
     pub(crate) fn write(
         &self,
         rows: Range<usize>,
@@ -310,35 +326,49 @@ impl Matrix {
     }
 
     /// The same values, rounded to another format: to the nearest, ties to even, for the halves; by ggml's reference quantiser for
-    /// Q8_0. On the heap, unless it is the format that they already have.
+    /// Q8_0; as bitsandbytes for NF4. On the heap, unless it is the format that they already have.
     ///
     /// # Panics
-    /// For Q4_1, which is only read, and where [`Format::row_bytes`] says that the columns do not fill whole blocks.
+    /// For Q4_1, which is only read, and where [`Matrix::try_to_format`] returns an error.
     pub fn to_format(&self, format: Format) -> Matrix {
+        self.try_to_format(format)
+            .expect("columns that fill whole blocks")
+    }
+
+    /// As [`Matrix::to_format`].
+    ///
+    /// # Errors
+    /// The columns do not fill whole blocks.
+    ///
+    /// # Panics
+    /// For Q4_1, which is only read.
+    pub fn try_to_format(&self, format: Format) -> Result<Matrix, MatrixError> {
         if format == self.format {
-            return self.clone();
+            return Ok(self.clone());
         }
+        let columns = self.columns;
         let row_bytes = format
-            .row_bytes(self.columns)
-            .expect("columns that fill whole blocks");
+            .row_bytes(columns)
+            .ok_or(MatrixError::Blocks { format, columns })?;
         let len = self.rows * row_bytes;
         let mut words = vec![0f32; len.div_ceil(4)];
+        // NF4's depend on all rows.
+        let scales = match format {
+            Format::Nf4 => nf4::scales(self),
+            _ => Vec::new(),
+        };
+        let blocks = scales.len() / self.rows.max(1);
         if len > 0 {
             bytemuck::cast_slice_mut::<f32, u8>(&mut words)[..len]
                 .par_chunks_mut(row_bytes)
                 .enumerate()
                 .for_each_init(Vec::new, |scratch, (row, raw)| {
-                    format.encode(self.tile(row..row + 1, scratch), raw);
+                    let scales = &scales[row * blocks..(row + 1) * blocks];
+                    format.encode(self.tile(row..row + 1, scratch), scales, raw);
                 });
         }
-        Matrix::new(
-            self.rows,
-            self.columns,
-            format,
-            Bytes::from_words(words, len),
-            None,
-        )
-        .expect("bytes of this very shape")
+        let bytes = Bytes::from_words(words, len);
+        Matrix::new(self.rows, columns, format, bytes, None)
     }
 
     /// All values, (rows, columns): for small matrices and checks.
@@ -387,11 +417,12 @@ impl Format {
             Format::F16 => blocks(raw, out, f16_value),
             Format::Q8_0 => blocks(raw, out, q8_0),
             Format::Q4_1 => blocks(raw, out, q4_1),
+            Format::Nf4 => nf4::decode(raw, out),
         }
     }
 
-    /// The bytes of whole rows.
-    fn encode(self, values: &[f32], raw: &mut [u8]) {
+    /// The bytes of a row; `scales` are those of its blocks in NF4.
+    fn encode(self, values: &[f32], scales: &[f32], raw: &mut [u8]) {
         match self {
             Format::F32 => encode(values, raw, |[v], raw| *raw = v.to_le_bytes()),
             Format::Bf16 => encode(values, raw, |[v], raw| {
@@ -402,6 +433,7 @@ impl Format {
             }),
             Format::Q8_0 => encode(values, raw, quantize_q8_0),
             Format::Q4_1 => panic!("Q4_1 is only read"),
+            Format::Nf4 => nf4::encode(values, scales, raw),
         }
     }
 }
@@ -509,12 +541,13 @@ mod tests {
 
     use super::*;
 
-    const FORMATS: [Format; 5] = [
+    const FORMATS: [Format; 6] = [
         Format::F32,
         Format::Bf16,
         Format::F16,
         Format::Q8_0,
         Format::Q4_1,
+        Format::Nf4,
     ];
 
     /// Random bytes of whole rows, without infinities and NaN.
@@ -527,12 +560,13 @@ mod tests {
             Format::Bf16 | Format::F16 => (2, &[0]),
             Format::Q8_0 => (34, &[0]),
             Format::Q4_1 => (20, &[0, 2]),
+            Format::Nf4 => (36, &[2]),
         };
         for block in raw.chunks_exact_mut(unit) {
             for &at in scales {
                 // The lowest bit of the exponent is off, so it is not all ones; zero and subnormal numbers remain.
                 match format {
-                    Format::F32 | Format::Bf16 => block[at] &= 0x7f,
+                    Format::F32 | Format::Bf16 | Format::Nf4 => block[at] &= 0x7f,
                     _ => block[at + 1] &= !4,
                 }
             }
@@ -570,6 +604,14 @@ mod tests {
                     })
                 })
                 .collect(),
+            Format::Nf4 => raw
+                .chunks(36)
+                .flat_map(|b| {
+                    let scale = f32::from_le_bytes(b[..4].try_into().unwrap());
+                    let q = |i: usize| b[4 + i % 32] >> (i / 32 * 4) & 15;
+                    (0..64).map(move |i| nf4::CODE[usize::from(q(i))] * scale)
+                })
+                .collect(),
         }
     }
 
@@ -594,7 +636,7 @@ mod tests {
         #[test]
         fn tiles_are_the_rows_of_the_formula(format in prop::sample::select(&FORMATS[..]), rows in 0usize..20, blocks in 1usize..4,
                                              seed: u64, ordered: bool, mapped: bool, odd in 0usize..4) {
-            let columns = blocks * 32;
+            let columns = blocks * 64;
             let raw = random(format, rows, columns, seed);
             let values = reference(format, &raw);
             let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -725,6 +767,9 @@ mod tests {
         };
         assert!(
             new(2, 33, Format::Q8_0, 68, None).contains("33 columns do not fill whole Q8_0 blocks")
+        );
+        assert!(
+            new(2, 96, Format::Nf4, 72, None).contains("do not fill whole NF4 blocks of 64 values")
         );
         assert!(
             new(2, 3, Format::F32, 23, None).contains("(2, 3) matrix in F32 has 24 bytes, not 23")

@@ -1,5 +1,7 @@
 //! What a model's `config.json` decides, whichever its architecture.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 use sharelora_adapters::Site;
@@ -190,6 +192,12 @@ impl ModelConfig {
     pub fn modules(&self) -> Vec<String> {
         let sites = self.sites().into_iter();
         sites.filter(|s| s.part.is_none()).map(|s| s.path).collect()
+    }
+
+    /// Names of the tensors of all linear layers of the blocks: what QLoRA quantises.
+    pub fn linear_weights(&self) -> HashSet<String> {
+        let sites = self.sites().into_iter();
+        sites.map(|s| format!("{}.weight", s.path)).collect()
     }
 
     /// All weights, in the order in which a [`Model`](crate::Model) keeps them.

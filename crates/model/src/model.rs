@@ -86,7 +86,7 @@ impl Model {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let prefix = config.prefix();
-        Self::assemble(config, device, |spec| {
+        Self::assemble(config, storage, device, |spec, storage| {
             read_weight(prefix, checkpoint, spec, storage)
         })
     }
@@ -107,33 +107,31 @@ impl Model {
     /// A model from a function that gives the values of each weight, [out, in] or (1, n), by the name of its tensor.
     ///
     /// # Errors
-    /// What the function returns.
+    /// What the function returns; columns that do not fill the blocks of NF4.
     pub fn build(
         config: ModelConfig,
         storage: Storage,
         device: &Device,
         mut values: impl FnMut(&str, [usize; 2]) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
-        Self::assemble(config, device, |spec| {
+        Self::assemble(config, storage, device, |spec, storage| {
             let [rows, columns] = spec.shape;
             let matrix = Matrix::from_f32(rows, columns, values(&spec.name, spec.shape)?);
-            Ok(match storage {
-                Storage::F32 | Storage::Stored => matrix,
-                Storage::Bf16 => matrix.to_format(Format::Bf16),
-                Storage::F16 => matrix.to_format(Format::F16),
-            })
+            kept(&spec.name, matrix, storage.format().unwrap_or(Format::F32))
         })
     }
 
     fn assemble(
         config: ModelConfig,
+        storage: Storage,
         device: &Device,
-        mut matrix: impl FnMut(&WeightSpec) -> Result<Matrix, ModelError>,
+        mut matrix: impl FnMut(&WeightSpec, Storage) -> Result<Matrix, ModelError>,
     ) -> Result<Self, ModelError> {
         let host = ops::kernels(device).reads_host_memory();
+        let linear = config.linear_weights();
         let mut list = Vec::new();
         for spec in config.weights() {
-            let matrix = matrix(&spec)?;
+            let matrix = matrix(&spec, storage.of(linear.contains(&spec.name)))?;
             list.push(match matrix.format() {
                 _ if spec.is_vector() => Weight::Tensor(Weight::Host(matrix).tensor(device)),
                 _ if host => Weight::Host(matrix),
@@ -378,9 +376,17 @@ fn read_weight(
     let Some(conv) = spec.conv1d else {
         return Ok(checkpoint.matrix(&name, storage)?);
     };
-    let stored = checkpoint.matrix(&name, storage)?;
+    let stored = checkpoint.matrix(&name, Storage::Stored)?;
     let columns = transposed(&stored.values(), [into, conv.of], conv.start, out);
-    Ok(Matrix::from_f32(out, into, columns).to_format(stored.format()))
+    let format = storage.format().unwrap_or(stored.format());
+    kept(&name, Matrix::from_f32(out, into, columns), format)
+}
+
+/// A weight in the format that it is kept in.
+fn kept(name: &str, matrix: Matrix, format: Format) -> Result<Matrix, ModelError> {
+    matrix
+        .try_to_format(format)
+        .map_err(|e| ModelError::Mismatch(format!("tensor `{name}`: {e}")))
 }
 
 /// The name under which the checkpoint has a tensor: in full, without the base's prefix, or with the names that norms had

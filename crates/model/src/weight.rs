@@ -142,7 +142,7 @@ pub(crate) fn join(weights: &mut [Weight]) {
     }
 }
 
-/// The matrix on a device, in the dtype that stands for its format.
+/// The matrix on a device, in the dtype that stands for its format: f32 for NF4, which no dtype stands for.
 pub(crate) fn on_device(matrix: &Matrix, device: &Device) -> Tensor<2> {
     let tensor = Weight::Host(matrix.clone()).tensor(device);
     match matrix.format() {

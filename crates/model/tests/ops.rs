@@ -129,10 +129,10 @@ proptest! {
 
     /// All three projections of one input with an update each, in every storage format, with and without dropout and bias.
     #[test]
-    fn projections(n in 1usize..60, blocks in 1usize..3, rank in 1usize..10, which in 0usize..8, dropout: bool, format in 0usize..4, seed in 0u64..1000) {
-        let inputs = 32 * blocks;
+    fn projections(n in 1usize..60, blocks in 1usize..3, rank in 1usize..10, which in 0usize..8, dropout: bool, format in 0usize..5, seed in 0u64..1000) {
+        let inputs = 64 * blocks;
         let widths = [40, 24, 24];
-        let format = [Format::F32, Format::Bf16, Format::F16, Format::Q8_0][format];
+        let format = [Format::F32, Format::Bf16, Format::F16, Format::Q8_0, Format::Nf4][format];
         let weights: Vec<Weight> = widths.iter().enumerate().map(|(i, &out)| {
             let values = random(out * inputs, seed + i as u64);
             Weight::Host(Matrix::from_f32(out, inputs, values).to_format(format))

@@ -177,6 +177,7 @@ pub fn load(
         Dtype::Bf16 => Storage::Bf16,
         Dtype::F16 => Storage::F16,
         Dtype::Stored => Storage::Stored,
+        Dtype::Nf4 => Storage::Nf4,
     };
     let model = Model::load(config, &checkpoint, storage, device).with_context(names)?;
     Ok(Base {

@@ -31,7 +31,8 @@ pub struct Estimate {
 /// `V`, rank `r`, `t` adapted projections of a layer, `T` trainable parameters, a head's included, and `P` base parameters:
 ///
 /// - `base`: `4 P` in f32, `2 P` in bf16 and f16; stored as in its files, the size of these, or `2 P` while they are
-///   not on this machine
+///   not on this machine; in NF4 4.5 bits a value of the blocks' linear layers (4 and the f32 scale of 64), which libtorch has in f32, and
+///   2 bytes of the others
 /// - `adapter`: 4 bytes a value, frozen matrices (LoRA-FA, VeRA, PiSSA's first ones) included; 0 where the base itself is trained
 /// - `gradients`: `4 T`
 /// - `optimizer`: `8 T`, AdamW's two moments in f32
@@ -130,6 +131,14 @@ pub fn estimate(
         Dtype::F32 => 4 * base_parameters,
         Dtype::Bf16 | Dtype::F16 => 2 * base_parameters,
         Dtype::Stored => weight_bytes.unwrap_or(2 * base_parameters),
+        Dtype::Nf4 => {
+            let linear = linear_parameters(config);
+            let quantised = match run.backend.as_str() {
+                "flex" => linear * 36 / 64,
+                _ => 4 * linear,
+            };
+            quantised + 2 * (base_parameters - linear)
+        }
     };
     let (activations, logits) = match &run.train {
         Some(train) => {
@@ -176,6 +185,16 @@ pub fn estimate(
             logits,
         },
     })
+}
+
+/// Parameters of the linear layers of the blocks.
+fn linear_parameters(config: &ModelConfig) -> u64 {
+    let linear = config.linear_weights();
+    let weights = config.weights().into_iter();
+    let of_linear = weights.filter(|weight| linear.contains(&weight.name));
+    of_linear
+        .map(|weight| weight.shape[0] as u64 * weight.shape[1] as u64)
+        .sum()
 }
 
 /// Values of a token that the backward pass of one layer beside an adapter keeps.
@@ -389,12 +408,15 @@ mod tests {
     #[test]
     fn the_base_is_as_large_as_it_is_stored() {
         let p = config().parameters();
+        // q and o, k and v, gate, up and down of three layers.
+        let linear = 3 * (2 * 8 * 8 + 2 * 4 * 8 + 3 * 20 * 8);
         for (dtype, files, expected) in [
             ("f32", Some(7), 4 * p),
             ("bf16", Some(7), 2 * p),
             ("f16", None, 2 * p),
             ("stored", Some(7), 7),
             ("stored", None, 2 * p),
+            ("nf4", Some(7), linear * 36 / 64 + 2 * (p - linear)),
         ] {
             let found = memory(&[&format!("model.dtype={dtype}")], files).base;
             assert_eq!(found, expected, "{dtype} {files:?}");

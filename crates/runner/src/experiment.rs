@@ -71,6 +71,8 @@ pub enum Dtype {
     /// As the file has it: bf16 or f16 of a safetensors file, Q8_0 and Q4_1 of a GGUF file, dequantised tile by tile
     /// inside the products.
     Stored,
+    /// As QLoRA has it: the linear layers of the blocks in NF4 with double quantisation, all else in bf16.
+    Nf4,
 }
 
 impl Dtype {
@@ -81,6 +83,7 @@ impl Dtype {
             Dtype::Bf16 => "bf16",
             Dtype::F16 => "f16",
             Dtype::Stored => "stored",
+            Dtype::Nf4 => "nf4",
         }
     }
 }
@@ -1245,12 +1248,18 @@ pub(crate) mod tests {
 
     #[test]
     fn the_base_is_stored_in_one_of_these() {
-        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Stored] {
+        for dtype in [
+            Dtype::F32,
+            Dtype::Bf16,
+            Dtype::F16,
+            Dtype::Stored,
+            Dtype::Nf4,
+        ] {
             let experiment = parse(SMALL, &[&format!("model.dtype={}", dtype.name())]).unwrap();
             let sections = experiment.sections(experiment.document()).unwrap();
             assert_eq!(sections.model.dtype, dtype);
         }
-        insta::assert_snapshot!(set_message("model.dtype=fp16"), @r#"experiments/x.toml: [model] `dtype`: unknown value `fp16` (did you mean `f16`?): choices: f32, bf16, f16, stored"#);
+        insta::assert_snapshot!(set_message("model.dtype=fp16"), @r#"experiments/x.toml: [model] `dtype`: unknown value `fp16` (did you mean `f16`?): choices: f32, bf16, f16, stored, nf4"#);
     }
 
     #[test]

@@ -61,11 +61,11 @@ struct Train {
     b_learning_rate_ratios: BTreeMap<String, f64>,
 }
 
-/// Runs a reference folder and returns every comparison.
+/// Runs a reference folder, its base kept as `storage` says, and returns every comparison.
 ///
 /// # Errors
 /// A file that is missing or malformed, or a model that is not built here.
-pub fn parity(dir: &Path, device: &Device) -> Result<Vec<Check>> {
+pub fn parity(dir: &Path, storage: Storage, device: &Device) -> Result<Vec<Check>> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -81,7 +81,7 @@ pub fn parity(dir: &Path, device: &Device) -> Result<Vec<Check>> {
         Some(labels) => Some(Classifier::load(&config, labels, &checkpoint, device)?),
         None => None,
     };
-    let model = Model::load(config, &checkpoint, Storage::F32, device)?;
+    let model = Model::load(config, &checkpoint, storage, device)?;
     let model = Reference { model, head };
     let mut checks = outputs(&model, &Tensors::read(&dir.join("io.safetensors"))?)?;
     if !dir.join("train.json").exists() {

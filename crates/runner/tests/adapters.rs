@@ -36,7 +36,7 @@ const STRATEGIES: [&str; 7] = [
 #[test]
 fn losses_and_matrices_are_those_of_peft() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
-    let checks = parity(&folder, &Device::flex()).unwrap();
+    let checks = parity(&folder, Storage::F32, &Device::flex()).unwrap();
     for strategy in STRATEGIES.iter().chain(&["lora_plus"]) {
         let of = |check: &&sharelora::parity::Check| check.name.starts_with(strategy);
         assert!(checks.iter().filter(of).count() >= 3, "{strategy}");
@@ -48,6 +48,25 @@ fn losses_and_matrices_are_those_of_peft() {
         // No first update of these is left to rounding.
         assert!(!check.name.contains("undetermined"), "{note}");
     }
+}
+
+/// `scripts/nf4_reference.py`: a base in NF4 trains as bitsandbytes' dequantised weights train under PEFT.
+#[test]
+fn beside_an_nf4_base_losses_are_those_of_bitsandbytes_and_peft() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nf4");
+    let checks = parity(&folder, Storage::Nf4, &Device::flex()).unwrap();
+    for strategy in ["lora", "share_a"] {
+        let of = |check: &&sharelora::parity::Check| check.name.starts_with(strategy);
+        assert!(checks.iter().filter(of).count() >= 3, "{strategy}");
+    }
+    for check in &checks {
+        let note = format!("{}: {:e}", check.name, check.difference);
+        println!("{note}");
+        assert!(check.passed(), "{note}");
+    }
+    // Without quantisation they are others.
+    let checks = parity(&folder, Storage::Stored, &Device::flex()).unwrap();
+    assert!(!checks.iter().all(sharelora::parity::Check::passed));
 }
 
 fn model(config: &serde_json::Value) -> Model {

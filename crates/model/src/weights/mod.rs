@@ -420,7 +420,8 @@ impl Checkpoint {
     /// rows in the file's order; otherwise it is converted, on all threads, into one of its own.
     ///
     /// # Errors
-    /// An unknown name; a type without a conversion; another number of axes, or no values.
+    /// An unknown name; a type without a conversion; another number of axes, or no values; columns that do not fill the blocks of
+    /// the format that is asked for.
     pub fn matrix(&self, name: &str, storage: Storage) -> Result<Matrix, WeightsError> {
         let tensor = self.tensor(name)?;
         let layout = match *tensor.shape {
@@ -442,7 +443,9 @@ impl Checkpoint {
             Some(asked) if asked == stored.format() => stored,
             // Straight to their places, where `to_format` takes each row twice.
             Some(matrix::Format::F32) => Matrix::from_f32(layout.0, layout.1, stored.values()),
-            Some(asked) => stored.to_format(asked),
+            Some(asked) => stored
+                .try_to_format(asked)
+                .map_err(|e| WeightsError::tensor(tensor.path(), name, e.to_string()))?,
         })
     }
 

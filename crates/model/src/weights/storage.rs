@@ -16,16 +16,28 @@ pub enum Storage {
     F16,
     /// As the file has it: F32, F16, BF16, Q8_0 and Q4_1. Other types are kept as F32, which has their exact values.
     Stored,
+    /// As QLoRA keeps it (arXiv 2305.14314): the linear layers of the blocks in NF4 with double quantisation, all else as `Bf16`.
+    /// What is quantised are the values of the file. GPT-2's fused `c_attn` is quantised as the three parts that it is kept as.
+    Nf4,
 }
 
 impl Storage {
     /// The format that is asked for; `None` for the file's own.
-    pub(super) fn format(self) -> Option<Format> {
+    pub(crate) fn format(self) -> Option<Format> {
         match self {
             Self::F32 => Some(Format::F32),
             Self::Bf16 => Some(Format::Bf16),
             Self::F16 => Some(Format::F16),
             Self::Stored => None,
+            Self::Nf4 => Some(Format::Nf4),
+        }
+    }
+
+    /// What this means for a weight that is, or is not, that of a linear layer of a block.
+    pub(crate) fn of(self, linear: bool) -> Self {
+        match self {
+            Self::Nf4 if !linear => Self::Bf16,
+            storage => storage,
         }
     }
 }

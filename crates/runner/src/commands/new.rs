@@ -196,7 +196,7 @@ seed = [0, 1]
 # "train.schedule" = ["constant", "linear", "cosine"]
 # "train.weight_decay" = [0.0, 0.01]
 # "train.rows" = [256, 1024]        # the size of the data: the first rows
-# "model.dtype" = ["f32", "bf16"]   # how the frozen base is kept; the method "full" needs f32
+# "model.dtype" = ["f32", "nf4"]    # how the frozen base is kept: or bf16, f16, stored; the method "full" needs f32
 # Another model as an axis: "model.config", "model.tokenizer" and "model.weights" would multiply. Write one file a model that
 # begins with `extends = "{name}"` and has a [model] of its own.
 

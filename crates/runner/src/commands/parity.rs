@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use sharelora_report::{Cell, Column, Format, Table};
 
 use sharelora_hub::Progress;
+use sharelora_model::Storage;
 
 use crate::error::{AbsentError, FAILED};
 use crate::{Context, Experiment};
@@ -20,7 +21,7 @@ pub fn parity(context: &Context, paths: &[PathBuf], experiment: &str) -> Result<
     let mut all = true;
     for path in paths {
         let checks = if path.is_dir() {
-            crate::parity::parity(path, &device)
+            crate::parity::parity(path, Storage::F32, &device)
         } else if path.is_file() {
             let spec = Experiment::load(&context.root, experiment, &[])?;
             let model = spec.sections(spec.document())?.model;

@@ -433,7 +433,7 @@ fn batch(train: &TrainSpec) -> String {
     text
 }
 
-/// Counts trainable parameters, each setting once whatever its seeds.
+/// Counts trainable parameters, each setting once whatever its seeds and how its base is kept.
 ///
 /// # Errors
 /// The model's `config.json` cannot be had, or an adapter does not fit it.
@@ -458,7 +458,7 @@ pub fn params(context: &Context, named: &Named) -> Result<u8> {
             axes: run
                 .axes
                 .iter()
-                .filter(|(k, _)| *k != "seed")
+                .filter(|(k, _)| !["seed", "model.dtype"].contains(&k.as_str()))
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect(),
             ..run.clone()
