@@ -150,6 +150,7 @@ fn kept(value: f32, storage: Storage) -> f32 {
         Storage::F32 | Storage::Stored => value,
         Storage::Bf16 => bf16::from_f32(value).to_f32(),
         Storage::F16 => f16::from_f32(value).to_f32(),
+        Storage::Nf4 => panic!("`nf4.rs` has this one"),
     }
 }
 
@@ -241,6 +242,7 @@ fn rotary_rows_of_every_type_are_read_in_order() {
                 Storage::Bf16 => Format::Bf16,
                 Storage::F16 => Format::F16,
                 Storage::Stored => format.unwrap_or(Format::F32),
+                Storage::Nf4 => Format::Nf4,
             };
             assert_eq!(matrix.format(), asked, "{name} {storage:?}");
             assert_eq!(
