@@ -106,7 +106,7 @@ fn from_nothing_to_a_report() {
         let row = |line: &str| line.split_whitespace().next() == Some(method);
         assert!(sweep.out.lines().any(row), "no row {method}: {}", sweep.out);
     }
-    for (name, count) in [("report: ", 1), ("page: ", 1), ("figure: ", 5)] {
+    for (name, count) in [("report: ", 1), ("page: ", 1), ("figure: ", 6)] {
         let paths: Vec<&str> = sweep
             .out
             .lines()
