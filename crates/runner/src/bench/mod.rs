@@ -31,7 +31,7 @@ use crate::error::{AbsentError, UsageError};
 use crate::{Context, Experiment, base, host};
 
 /// How the frozen weights are kept: widened or rounded to one type, or as the file stores them.
-pub const DTYPES: [&str; 4] = ["f32", "bf16", "f16", "stored"];
+pub const DTYPES: [&str; 5] = ["f32", "bf16", "f16", "stored", "nf4"];
 
 /// The model of the comparison.
 const MODEL: &str = "smollm2-gsm8k";
@@ -165,6 +165,7 @@ fn storage(dtype: &str) -> Result<Storage> {
         "bf16" => Ok(Storage::Bf16),
         "f16" => Ok(Storage::F16),
         "stored" => Ok(Storage::Stored),
+        "nf4" => Ok(Storage::Nf4),
         other => Err(UsageError(format!("--dtype {other}: not a storage type")).into()),
     }
 }
