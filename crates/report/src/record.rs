@@ -134,7 +134,7 @@ pub struct Record {
     pub started_at: String,
     /// End, RFC 3339 in UTC.
     pub finished_at: String,
-    /// Seconds by part: `load`, `data`, `train` and in it `steps`, `evaluate` and in it `evaluate TASK`.
+    /// Seconds by part: `load`, `data`, `train` and in it `steps`, `spectrum`, `evaluate` and in it `evaluate TASK`.
     pub seconds: BTreeMap<String, f64>,
     /// Training speed, real (unpadded) tokens a second.
     pub tokens_per_second: Option<f64>,
@@ -145,7 +145,7 @@ pub struct Record {
 impl Record {
     /// Seconds of the whole run. `steps` is a part of `train`, and `evaluate TASK` of `evaluate`.
     pub fn total_seconds(&self) -> f64 {
-        let parts = ["load", "data", "train", "evaluate"].iter();
+        let parts = ["load", "data", "train", "spectrum", "evaluate"].iter();
         parts.filter_map(|part| self.seconds.get(*part)).sum()
     }
 }

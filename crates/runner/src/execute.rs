@@ -25,10 +25,10 @@ use crate::interrupt;
 use crate::meteor::meteor;
 use crate::plan::Origin;
 use crate::samples::{self, Log};
-use crate::store::ADAPTER_FILE;
+use crate::store::{ADAPTER_FILE, read_run};
 use crate::sweep::blank_record;
 use crate::train::train;
-use crate::{Context, ResolvedRun, RunDir, checkpoint, data, host, programs, spectra};
+use crate::{Context, ResolvedRun, RunDir, checkpoint, data, host, programs, spectra, twins};
 
 /// Name of fully fine-tuned weights in the folder `adapter`.
 const FULL_FILE: &str = "model.safetensors";
@@ -454,10 +454,26 @@ fn carry_optimizer(origin: &Origin, learner: &mut Learner, dir: &RunDir) -> Resu
     if let Ok(Some(_)) = checkpoint::load(&dir.checkpoint(), &sizes) {
         return Ok(());
     }
-    let file = left_by(origin, "checkpoint/state", dir)?;
-    let found = checkpoint::load(&dir.sibling(&origin.folder).join("checkpoint"), &sizes)?;
-    let found = found.with_context(|| format!("{}: no state of AdamW", file.display()))?;
+    let folder = match left_by(origin, "checkpoint/state", dir) {
+        Ok(_) => dir.sibling(&origin.folder),
+        // What is taken over from another experiment comes without its checkpoint, which is large and seldom asked for.
+        Err(e) => twin_with_checkpoint(origin, dir).ok_or(e)?,
+    };
+    let folder = folder.join("checkpoint");
+    let found = checkpoint::load(&folder, &sizes)?;
+    let found = found.with_context(|| format!("{}: no state of AdamW", folder.display()))?;
     checkpoint::begin(&dir.checkpoint(), learner, found.moments)
+}
+
+/// The folder of another experiment that has done the same run and kept its checkpoint.
+fn twin_with_checkpoint(origin: &Origin, dir: &RunDir) -> Option<PathBuf> {
+    let results = dir.path().parent()?.parent()?;
+    let twins = twins::folders(results, |short| origin.hash.starts_with(short));
+    let kept = |path: &PathBuf| {
+        path.join("checkpoint/state").is_file()
+            && read_run(path).is_ok_and(|run| run.hash() == origin.hash)
+    };
+    twins.into_values().flatten().find(kept)
 }
 
 /// The weights of the fully fine-tuned run that this one starts from.

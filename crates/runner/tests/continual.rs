@@ -236,3 +236,29 @@ fn moments_are_carried_where_they_are_asked_for() {
         assert_ne!(anew[2], carried[2]);
     }
 }
+
+/// A first stage that is taken over from another experiment comes without its checkpoint; a second one that goes on with its moments finds
+/// them where it was trained, and ends as it would have there.
+#[test]
+fn moments_are_found_behind_a_stage_that_was_taken_over() {
+    let project = project("adapter_and_optimizer");
+    let text = String::from_utf8(project.read("experiments/tiny.toml")).unwrap();
+    let text = text.replace(
+        "carry = \"adapter_and_optimizer\"",
+        "carry = \"adapter_and_optimizer\"\nlearning_rate = 2e-3",
+    );
+    project.write("experiments/other.toml", &text);
+    project.succeed(&["sweep", "other"]);
+    let other = run_dirs(&project.path("results/other"));
+    assert!(!other["lora-seed0-first"].join("checkpoint").exists());
+    project.write("experiments/tiny.toml", &text);
+    project.succeed(&["sweep", "tiny", "--results", "alone"]);
+    let alone = run_dirs(&project.path("alone/tiny"));
+    for (method, file) in [("lora", "adapter"), ("full", "model")] {
+        let label = format!("{method}-seed0-first+second");
+        let trained = |runs: &std::collections::BTreeMap<String, std::path::PathBuf>| {
+            std::fs::read(runs[&label].join(format!("adapter/{file}.safetensors"))).unwrap()
+        };
+        assert!(trained(&other) == trained(&alone), "{label}");
+    }
+}
