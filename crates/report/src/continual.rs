@@ -16,15 +16,17 @@
 //! A task that comes twice has its `f` and `l` at different stages, which the sources do not treat. A loss enters with its sign
 //! turned, so that transfers above 0 are gains, and forgetting and intransigence above 0 are losses, whatever the score.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::comparison::{axis_values, is_headline, label, lower_is_better, varying_axes};
 use crate::difference::{Difference, Test};
-use crate::figure::{Entry, Figure, Line, Mark, Panel, range};
+use crate::figure::{Entry, Figure, Line, Mark, Panel, RGBColor, range};
 use crate::number::{fixed, signed};
 use crate::record::{Record, Run, Status};
+use crate::spectrum_figure::lighter;
 use crate::statistics::{self, Estimate};
-use crate::style;
+use crate::style::{self, Marker};
 use crate::table::{Cell, Column, Table};
 
 /// The axis that names a run's stages.
@@ -40,6 +42,8 @@ pub struct Sequence {
     pub method: String,
     /// The name for readers, with the values of other axes.
     pub label: String,
+    /// Values of the other axes that vary.
+    pub values: Vec<String>,
     /// Names of the stages.
     pub stages: Vec<String>,
     /// Tasks of the stages, as metrics name them.
@@ -147,6 +151,10 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
             .or_default()
             .insert(run.record.seed, run);
     }
+    let mut settings: Vec<(Setting, Paths)> = settings.into_iter().collect();
+    settings.sort_by(|((a, a_values), _), ((b, b_values), _)| {
+        a.cmp(b).then_with(|| by_size(a_values, b_values))
+    });
     let mut found = Vec::new();
     for (((_, method), values), paths) in &settings {
         let whole = |path: &&Vec<String>| {
@@ -165,6 +173,7 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
             let mut sequence = Sequence {
                 method: method.clone(),
                 label: label(method, &axes, values),
+                values: values.clone(),
                 stages: stages.clone(),
                 tasks,
                 seeds: Vec::new(),
@@ -197,6 +206,16 @@ pub fn sequences(runs: &[Run]) -> Vec<Sequence> {
         }
     }
     found
+}
+
+/// The order of values of axes: numbers by size, words by letters.
+fn by_size(a: &[String], b: &[String]) -> Ordering {
+    let one = |(a, b): (&String, &String)| match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(a), Ok(b)) => a.total_cmp(&b),
+        _ => a.cmp(b),
+    };
+    let orders = a.iter().zip(b).map(one);
+    orders.fold(Ordering::Equal, Ordering::then)
 }
 
 impl Sequence {
@@ -398,7 +417,11 @@ pub fn tables(runs: &[Run]) -> Vec<Table> {
 fn differences(sequences: &[Sequence], losses: bool) -> Vec<String> {
     let mut said = Vec::new();
     for sequence in sequences.iter().filter(|s| s.method != "lora") {
-        let same = |other: &&Sequence| other.method == "lora" && other.stages == sequence.stages;
+        let same = |other: &&Sequence| {
+            other.method == "lora"
+                && other.stages == sequence.stages
+                && other.values == sequence.values
+        };
         let Some(lora) = sequences.iter().find(same) else {
             continue;
         };
@@ -511,7 +534,7 @@ pub fn figure(title: &str, runs: &[Run]) -> Option<Figure> {
     let own: Vec<String> = [first.own_metrics(true), first.own_metrics(false)].concat();
     let panels = own.iter().map(|metric| panel(metric, &drawn)).collect();
     let legend = drawn.iter().map(|sequence| {
-        let (colour, marker) = style::method_look(&sequence.method);
+        let (colour, marker) = look(sequence, &drawn);
         Entry {
             label: sequence.label.clone(),
             colour,
@@ -527,13 +550,23 @@ pub fn figure(title: &str, runs: &[Run]) -> Option<Figure> {
     })
 }
 
+/// The colour and marker of a sequence: of those of one method the first is the darkest.
+fn look(sequence: &Sequence, among: &[&Sequence]) -> (RGBColor, Marker) {
+    let (colour, marker) = style::method_look(&sequence.method);
+    let alike = among.iter().filter(|s| s.method == sequence.method);
+    let alike: Vec<&&Sequence> = alike.collect();
+    let place = alike.iter().position(|s| s.values == sequence.values);
+    let share = 0.65 * place.unwrap_or(0) as f64 / alike.len().max(2) as f64;
+    (lighter(colour, share), marker)
+}
+
 fn panel(metric: &str, sequences: &[&Sequence]) -> Panel {
     let stages = &sequences[0].stages;
     let mut lines = Vec::new();
     let mut marks = Vec::new();
     let mut ends = Vec::new();
     for (place, sequence) in sequences.iter().enumerate() {
-        let (colour, marker) = style::method_look(&sequence.method);
+        let (colour, marker) = look(sequence, sequences);
         // Beside one another, so that bars do not lie on bars.
         let aside = 0.016 * (place as f64 - (sequences.len() - 1) as f64 / 2.0);
         let behind = |k: usize| Some((k as f64, sequence.behind(k, metric)?));
@@ -594,6 +627,7 @@ mod tests {
         Sequence {
             method: "lora".into(),
             label: "LoRA".into(),
+            values: Vec::new(),
             stages: names(["a", "b", "a"]),
             tasks: names(["a", "b", "a"]),
             seeds: vec![Seed {
@@ -619,6 +653,23 @@ mod tests {
         assert_eq!(found.forward, Some(0.5));
         // Learnt alone b has 0.75, in its stage 1.
         assert_eq!(found.intransigence, Some(0.25));
+    }
+
+    /// A method is compared with LoRA of its own rank, and with none where there is no such.
+    #[test]
+    fn other_ranks_are_not_compared() {
+        let of = |method: &str, rank: &str| Sequence {
+            method: method.into(),
+            values: vec![rank.into()],
+            ..sequence()
+        };
+        let all = [of("lora", "2"), of("share_a", "2"), of("share_a", "32")];
+        let notes = differences(&all, true);
+        let without = differences(&all[..2], true);
+        assert_eq!(notes, without);
+        let mut ranks = ["32", "8", "2"].map(|rank| vec![rank.to_owned()]);
+        ranks.sort_by(|a, b| by_size(a, b));
+        assert_eq!(ranks.concat(), ["2", "8", "32"]);
     }
 
     /// The sign of a score decides nothing: the same numbers as accuracies say the same.
