@@ -324,10 +324,17 @@ pub(crate) fn row(runs: &[&Run], axes: &[String]) -> Option<Row> {
     })
 }
 
-/// What decides the rows that a run holds out.
+/// What decides the rows that a run holds out, and how they are cut.
 fn held_out_rows(record: &Record) -> String {
     let train = &record.config["train"];
-    let keys = ["task", "task_options", "held_out", "rows"];
+    let keys = [
+        "task",
+        "task_options",
+        "held_out",
+        "rows",
+        "max_source",
+        "max_target",
+    ];
     let parts = keys.map(|key| train[key].to_string());
     parts.join(" ")
 }
